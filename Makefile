@@ -1,0 +1,40 @@
+# Two commands on a fresh machine do all: `make search` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+NAME ?= quickstart
+
+.DEFAULT_GOAL := help
+.PHONY: help search test check lint benchmark clean
+
+help: ## list these targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+# torch first: its CPU build has to be there before anything asks for torch.
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+search: $(VENV)/installed ## run the quickstart search and print what it recommends (NAME=... for another one)
+	$(BIN)/hpsearch run search_spaces/quickstart.yaml --name $(NAME)
+
+test: $(VENV)/installed ## the default tests, under two minutes
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: lint test ## everything: lint, tests, and the slow tests (README commands, quickstart, kills)
+	$(BIN)/python -m pytest -m slow
+
+benchmark: $(VENV)/installed ## the figures of the README, measured again (about half an hour)
+	$(BIN)/python -m tests.benchmarks.unswept_size
+	$(BIN)/python -m tests.benchmarks.help_time
+
+clean: ## remove the environment; searches stay
+	rm -rf $(VENV)

@@ -1,0 +1,415 @@
+"""The commands: parse, call, print. Heavy libraries are imported by the command that needs them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from search_spaces.errors import UserError
+
+if TYPE_CHECKING:
+    from hpsearch.folder import SearchFolder
+    from hpsearch.state import SearchState
+
+STOPPED = 3  # exit code: stopped, resumable
+USER_ERROR = 2
+
+home_option = click.option(
+    "--home",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("runs"),
+    envvar="HPSEARCH_HOME",
+    show_default=True,
+    help="Folder that holds the searches and the MLflow store.",
+)
+cache_option = click.option(
+    "--cache",
+    type=click.Path(file_okay=False, path_type=Path),
+    envvar="HPSEARCH_CACHE",
+    help="Folder for tokenized text.  [default: the user's cache folder]",
+)
+target_option = click.option(
+    "--target",
+    metavar="PRESET|FILE|KEY=VALUE,...",
+    help="A preset (gpt3-1.3b), a YAML file, or width=256,depth=4,heads=8,tokens=3.2e6.  [default: the search's own]",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+quiet_option = click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="hpsearch")
+def cli() -> None:
+    """Tune small, train big: hyperparameters for a model that you can train only once.
+
+    \b
+    A first search, some minutes on two CPU cores:
+        hpsearch run search_spaces/quickstart.yaml
+    Look at every trial, then at what they say about your model:
+        hpsearch ui quickstart
+        hpsearch recommend quickstart --target width=256,depth=4,heads=8,tokens=3.2e6
+    Take the recipe to your trainer:
+        hpsearch export quickstart -o recommended.yaml
+
+    Exit codes: 0 done, 2 something you gave is wrong, 3 stopped and resumable, 1 our fault.
+    """
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--name", help="Name of the search.  [default: the name in FILE]")
+@click.option("--slots", type=click.IntRange(1, 512), help="Trials trained at once.  [default: slots in FILE]")
+@click.option("--dry-run", is_flag=True, help="Check FILE and print the plan; nothing is started or written.")
+@json_option
+@quiet_option
+@home_option
+@cache_option
+def run(
+    file: Path,
+    name: str | None,
+    slots: int | None,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+    home: Path,
+    cache: Path | None,
+) -> None:
+    """Run the search that FILE describes.
+
+    Trials are trained on small proxies, judged at rungs by what their loss would be if training ended there,
+    and recorded in MLflow. At the end the recommendation for the target is printed, and the recipe written
+    beside the trials. Ctrl-C stops it so that `hpsearch resume` can go on.
+    """
+    from hpsearch.folder import SearchFolder
+    from hpsearch.plan import check_budget
+    from hpsearch.spec import load_spec, with_overrides
+    from hpsearch.targets import resolve_target
+
+    spec = with_overrides(load_spec(file), {"name": name, "slots": slots}, "command line")
+    check_budget(spec, str(file))
+    resolve_target(spec.target, spec)
+    if dry_run:
+        _print_plan(spec, as_json, quiet)
+        return
+    folder = SearchFolder(home.absolute(), spec.name)
+
+    def start(cache: Path, view: object) -> SearchState:
+        from hpsearch.search import start_search
+
+        return start_search(spec, folder, cache, view)  # type: ignore[arg-type]
+
+    _run_shown(folder, start, cache, as_json, quiet)
+
+
+@cli.command()
+@click.argument("search")
+@json_option
+@quiet_option
+@home_option
+@cache_option
+def resume(search: str, as_json: bool, quiet: bool, home: Path, cache: Path | None) -> None:
+    """Go on with a search that was stopped or killed.
+
+    The ledger and the checkpoints say what is done: nothing is trained again that a rung has saved, nothing is
+    recorded twice.
+    """
+    from hpsearch.folder import find_search
+
+    folder = find_search(home.absolute(), search)
+
+    def start(cache: Path, view: object) -> SearchState:
+        from hpsearch.search import resume_search
+
+        return resume_search(folder, cache, view)  # type: ignore[arg-type]
+
+    _run_shown(folder, start, cache, as_json, quiet)
+
+
+@cli.command("list")
+@json_option
+@home_option
+def list_searches(as_json: bool, home: Path) -> None:
+    """List the searches under --home with their state."""
+    from hpsearch.folder import searches
+    from hpsearch.trials_table import read_state
+    from hpsearch.view import search_summary
+
+    summaries = [search_summary(read_state(folder.ledger), folder) for folder in searches(home.absolute())]
+    if as_json:
+        click.echo(json.dumps(summaries, indent=2))
+    elif not summaries:
+        click.echo(f"no searches in {home}; start one with `hpsearch run FILE`")
+    for summary in [] if as_json else summaries:
+        click.echo(f"{summary['name']:24} {summary['state']:12} {summary['trials']:4} trials  {summary['counts']}")
+
+
+@cli.command()
+@click.argument("search")
+@json_option
+@home_option
+def check(search: str, as_json: bool, home: Path) -> None:
+    """Recompute every decision of SEARCH from what came before it, and compare.
+
+    Each ask, verdict, promotion and prediction must follow from the ledger's earlier events alone. Exit code 1
+    where one does not.
+    """
+    from dataclasses import asdict
+
+    from hpsearch.check import check_ledger
+    from hpsearch.folder import find_search
+    from hpsearch.ledger import Ledger
+
+    checked = check_ledger(Ledger(find_search(home.absolute(), search).ledger).read())
+    if as_json:
+        click.echo(json.dumps(asdict(checked), indent=2))
+    else:
+        counts = ", ".join(f"{count} {kind}" for kind, count in checked.decisions.items())
+        click.echo(
+            f"{sum(checked.decisions.values())} decisions recomputed ({counts}), {len(checked.differences)} differ"
+        )
+    for difference in () if as_json else checked.differences:
+        click.echo(
+            f"event {difference.seq}:\n  recorded    {difference.recorded}\n  recomputed  {difference.recomputed}"
+        )
+    if checked.differences:
+        sys.exit(1)
+
+
+@cli.command()
+@click.argument("search")
+@target_option
+@click.option("--accept-reach", is_flag=True, help="Take a recommendation beyond what the trials support as it is.")
+@json_option
+@home_option
+def recommend(search: str, target: str | None, accept_reach: bool, as_json: bool, home: Path) -> None:
+    """Print what SEARCH recommends for a target: values, intervals, reasons, evidence, warnings.
+
+    A target beyond the reach of the trials is marked as refused, with the reason; the exit code is 0.
+    """
+    from rich.console import Console
+
+    from hpsearch.transfer.recommend import recommend as recommend_for
+    from hpsearch.view import proof_table, recommendation_table
+
+    _, state = _open(search, home)
+    recommendation = recommend_for(state, _target(target, state))
+    if accept_reach:
+        recommendation = recommendation.model_copy(update={"refused": None})
+    if as_json:
+        click.echo(recommendation.model_dump_json(indent=2))
+        return
+    console = Console()
+    console.print(recommendation_table(recommendation))
+    console.print(proof_table(recommendation))
+
+
+@cli.command()
+@click.argument("search")
+@target_option
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="File to write.  [default: print]"
+)
+@click.option("--format", "form", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True)
+@click.option("--accept-reach", is_flag=True, help="Export a recommendation beyond what the trials support.")
+@home_option
+def export(search: str, target: str | None, output: Path | None, form: str, accept_reach: bool, home: Path) -> None:
+    """Write the recipe for a target: one file with everything that a trainer must be told.
+
+    The same search and target give the same bytes. A refused recommendation is not exported (exit code 2)
+    unless its reach is accepted.
+    """
+    from hpsearch.export.recipe import export as export_recipe
+    from hpsearch.folder import write_whole
+    from hpsearch.transfer.recommend import recommend as recommend_for
+
+    _, state = _open(search, home)
+    resolved = _target(target, state)
+    text = export_recipe(state, resolved, recommend_for(state, resolved), form, accept_reach)
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    write_whole(output, text)
+    click.echo(f"wrote {output}")
+
+
+@cli.command()
+@click.argument("search")
+@home_option
+def sync(search: str, home: Path) -> None:
+    """Send to MLflow what it has missed of SEARCH; changes nothing where it has missed nothing."""
+    from hpsearch.folder import find_search
+    from hpsearch.record import Sender
+
+    folder = find_search(home.absolute(), search)
+    cursor = Sender(folder).send()
+    click.echo(f"{folder.name}: MLflow has all {cursor} events")
+
+
+@cli.command()
+@click.argument("search", required=False)
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port on loopback.  [default: a free one]")
+@home_option
+def ui(search: str | None, port: int, home: Path) -> None:
+    """Open the MLflow UI on the searches under --home, at the page of SEARCH. Loopback only; Ctrl-C ends it."""
+    from hpsearch.folder import SearchFolder, find_search
+    from hpsearch.ui import serve
+
+    folder = find_search(home.absolute(), search) if search else SearchFolder(home.absolute(), "")
+    sys.exit(serve(folder, port, click.echo))
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+@json_option
+@home_option
+@cache_option
+def doctor(file: Path | None, as_json: bool, home: Path, cache: Path | None) -> None:
+    """Check this machine: versions, threads, disk, text, ports, one measured step, and how long FILE will take.
+
+    FILE is a search; without one, the quickstart is timed.
+    """
+    from hpsearch.doctor import examine
+
+    findings = examine(file, home.absolute(), _cache(cache))
+    if as_json:
+        click.echo(json.dumps([finding.__dict__ for finding in findings], indent=2))
+    for finding in [] if as_json else findings:
+        click.echo(f"{'ok  ' if finding.ok else 'BAD '} {finding.name:12} {finding.text}")
+    if not all(finding.ok for finding in findings):
+        sys.exit(USER_ERROR)
+
+
+def main() -> None:
+    """Runs the command line; turns errors into messages and exit codes."""
+    try:
+        cli(standalone_mode=False)
+    except UserError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(USER_ERROR)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(USER_ERROR)
+    except click.Abort:
+        sys.exit(STOPPED)
+    except Exception:  # the last resort: a fault of ours, told as one
+        import traceback
+
+        traceback.print_exc()
+        click.echo("error: this is a fault of hpsearch, not yours; the lines above say where", err=True)
+        sys.exit(1)
+
+
+def _run_shown(
+    folder: SearchFolder,
+    start: Callable[[Path, object], SearchState],
+    cache: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Runs or resumes a search with its progress shown, then prints what came out."""
+    from rich.console import Console
+
+    from hpsearch.view import LiveView, QuietView, search_summary
+
+    _log_to(folder)
+    console = Console(stderr=as_json)
+    if quiet or as_json:
+        state = start(_cache(cache), QuietView())
+    else:
+        view = LiveView(console)
+        with view.shown():
+            state = start(_cache(cache), view)
+    complete = state.closed is not None and state.closed.complete
+    if complete:
+        _print_outcome(folder, state, console, as_json, quiet)
+    elif as_json:
+        click.echo(json.dumps(search_summary(state, folder), indent=2))
+    elif not quiet:
+        console.print(f"stopped; go on with: hpsearch resume {folder.name}")
+    if not complete:
+        sys.exit(STOPPED)
+
+
+def _log_to(folder: SearchFolder) -> None:
+    """One log a search; what libraries say of themselves goes there too, not to the terminal."""
+    import logging
+    import os
+
+    os.environ["MLFLOW_CONFIGURE_LOGGING"] = "0"  # else it writes to the terminal
+    folder.path.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(
+        filename=folder.log, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
+    )
+
+
+def _print_outcome(folder: SearchFolder, state: SearchState, console: object, as_json: bool, quiet: bool) -> None:
+    from rich.console import Console
+
+    from hpsearch.outcome import has_outcome, write_outcome
+    from hpsearch.record import send_quietly
+    from hpsearch.view import (
+        occupancy_line,
+        proof_table,
+        recommendation_table,
+        search_summary,
+        trial_counts,
+        where_to_look,
+    )
+
+    assert isinstance(console, Console)
+    if not has_outcome(state):
+        raise UserError(f"{folder.name}: complete, but too few trials ended with a loss; lower learning_rate.high")
+    recommendation = write_outcome(state, folder)
+    send_quietly(folder, folder.outcome_files)
+    if as_json:
+        summary = {
+            **search_summary(state, folder),
+            "recommendation": json.loads(recommendation.model_dump_json()),
+        }
+        click.echo(json.dumps(summary, indent=2))
+        return
+    if quiet:
+        return
+    console.print(f"{folder.name}: {trial_counts(state)}")
+    console.print(occupancy_line(state))
+    console.print(proof_table(recommendation))
+    console.print(recommendation_table(recommendation))
+    console.print(where_to_look(folder), soft_wrap=True)
+
+
+def _print_plan(spec: object, as_json: bool, quiet: bool) -> None:
+    from rich.console import Console
+
+    from hpsearch.spec import Spec
+    from hpsearch.view import plan_table
+
+    assert isinstance(spec, Spec)
+    if as_json:
+        click.echo(spec.model_dump_json(indent=2))
+    elif not quiet:
+        Console().print(plan_table(spec))
+
+
+def _open(search: str, home: Path) -> tuple[SearchFolder, SearchState]:
+    from hpsearch.folder import find_search
+    from hpsearch.trials_table import read_state
+
+    folder = find_search(home.absolute(), search)
+    return folder, read_state(folder.ledger)
+
+
+def _target(text: str | None, state: SearchState):  # type: ignore[no-untyped-def]
+    from hpsearch.targets import parse_target, resolve_target
+
+    return resolve_target(parse_target(text) if text else state.spec.target, state.spec)
+
+
+def _cache(cache: Path | None) -> Path:
+    import platformdirs
+
+    return cache.absolute() if cache else platformdirs.user_cache_path("hpsearch")

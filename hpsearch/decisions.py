@@ -1,0 +1,163 @@
+"""What a search does next: a pure function of its state, hence of the ledger's prefix.
+
+The order: let trials go on that earned it, repeat the incumbents of proxies that are explored, explore the
+next proxy, and when all is measured predict the size that was never swept and put the prediction to the test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from enum import Enum
+from itertools import chain
+from math import isinf
+
+from hpsearch.events import Asked, Judged, Predicted, Promoted, Role, TrialState
+from hpsearch.plan import PROOF, architecture, rung_tokens, segment_flops, trial_config
+from hpsearch.rungs import never_pruned, promotable, verdict
+from hpsearch.sampler import propose
+from hpsearch.state import SearchState, Trial
+from hpsearch.transfer.proof import FIRST_PROBES, can_predict, predict, probe_values
+
+
+class Idle(Enum):
+    """Nothing to decide: until something is measured, or for good."""
+
+    WAIT = "wait"
+    FINISHED = "finished"
+
+
+Decision = Asked | Promoted | Predicted | Idle
+
+
+def next_decision(state: SearchState) -> Decision:
+    """The one next thing to do. Which slot does it, and when, is not decided here."""
+    if state.prediction is not None:  # nothing is swept any more: the prediction is from all that was
+        return _proof(state)
+    promotions = chain(never_pruned(state), *(promotable(state, proxy) for proxy in _proxies(state)))
+    explored = [proxy for proxy in _proxies(state) if _explored(state, proxy)]
+    startable: Iterator[Asked | Promoted] = chain(promotions, _repeats(state, explored), _explorations(state))
+    for decision in startable:
+        if _fits(state, decision):
+            return decision
+    if state.running:
+        return Idle.WAIT
+    for ask in _repeats(state, _proxies(state)):  # where the budget ended the exploring
+        if _fits(state, ask):
+            return ask
+    return _proof(state)
+
+
+def judge(state: SearchState, trial_id: str) -> Judged:
+    """The verdict on a measurement that the state already holds."""
+    trial = state.trials[trial_id]
+    population = state.populations.get((trial.asked.proxy, trial.rung), [])
+    better = sum(loss < trial.loss for loss, _, _ in population)
+    reasons = {"population": float(len(population)), "rank": float(better)}
+    return Judged(trial_id=trial_id, rung=trial.rung, verdict=verdict(trial), reasons=reasons)
+
+
+def incumbent(state: SearchState, proxy: int) -> Trial | None:
+    """The explored trial with the least loss at the highest rung that was reached; None where all diverged."""
+    for rung in reversed(range(len(state.spec.scheduler.rung_ratios))):
+        for _, _, trial_id in state.populations.get((proxy, rung), []):
+            if not isinf(state.trials[trial_id].loss):  # one that diverged at a later rung is no incumbent
+                return state.trials[trial_id]
+    return None
+
+
+def _proxies(state: SearchState) -> range:
+    return range(len(state.spec.ladder))
+
+
+def _fits(state: SearchState, decision: Asked | Promoted) -> bool:
+    """A rung starts only if it fits what is left, and what was not promised leaves alone what was."""
+    promised = 0 if _is_promised(state, decision) else _promised_flops(state)
+    return state.spent_flops + state.reserved_flops + decision.cost_flops + promised <= state.spec.budget_flops
+
+
+def _is_promised(state: SearchState, decision: Asked | Promoted) -> bool:
+    """The first trial of every proxy, the repeats and the proof: what `plan.check_budget` found room for."""
+    if isinstance(decision, Promoted):
+        return state.trials[decision.trial_id].asked.role is not Role.EXPLORE
+    return decision.role is not Role.EXPLORE or not state.of(decision.proxy, Role.EXPLORE)
+
+
+def _promised_flops(state: SearchState) -> int:
+    """FLOPs of the promised trials that have not begun, and of the later rungs of those that must not be pruned."""
+    spec, cost = state.spec, state.trial_flops
+    unasked = sum(
+        cost[proxy] * (spec.repeats - len(state.of(proxy, Role.REPEAT)) + (not state.of(proxy, Role.EXPLORE)))
+        for proxy in _proxies(state)
+    )
+    if spec.proof is not None:
+        unasked += cost[PROOF] * (spec.proof.trials - len(state.of(PROOF, Role.PROOF)))
+    begun = [trial for trial in state.never_pruned if trial.is_live]
+    running = sum(trial.flops_of(trial.rung) for trial in begun if trial.state is TrialState.RUNNING)
+    return unasked + sum(trial.remaining_flops for trial in begun) - running
+
+
+def _explorations(state: SearchState) -> Iterator[Asked]:
+    """The next unexplored configuration of each proxy, small ones first."""
+    for proxy in _proxies(state):
+        if len(state.of(proxy, Role.EXPLORE)) < state.spec.ladder[proxy].trials:
+            values = propose(state, proxy, len(state.trials))
+            yield _ask(state, proxy, Role.EXPLORE, values, state.spec.seed)
+
+
+def _repeats(state: SearchState, proxies: Iterable[int]) -> Iterator[Asked]:
+    """Incumbents with other seeds, through the rungs that the incumbent reached."""
+    for proxy in proxies:
+        repeats = state.of(proxy, Role.REPEAT)
+        # A repeat repeats one trial: the incumbent of the moment the first of them was asked.
+        repeated = state.trials[repeats[0].asked.repeat_of] if repeats else incumbent(state, proxy)
+        if len(repeats) < state.spec.repeats and repeated is not None:
+            seed = state.spec.seed + 1 + len(repeats)
+            yield _ask(state, proxy, Role.REPEAT, repeated.asked.values, seed, repeated.trial_id)
+
+
+def _explored(state: SearchState, proxy: int) -> bool:
+    """Whether all trials of a proxy are asked, and none of them runs or may go on."""
+    explored = state.of(proxy, Role.EXPLORE)
+    if len(explored) < state.spec.ladder[proxy].trials or any(trial.trial_id in state.running for trial in explored):
+        return False
+    return not any(_fits(state, promotion) for promotion in promotable(state, proxy))
+
+
+def _proof(state: SearchState) -> Decision:
+    """Predict, then probe: the first trials at once, a further one only where those before it leave a question."""
+    idle = Idle.WAIT if state.running else Idle.FINISHED
+    if state.spec.proof is None or not can_predict(state):
+        return idle
+    if state.prediction is None:
+        return predict(state)
+    begun = len(state.of(PROOF, Role.PROOF))
+    if begun >= state.spec.proof.trials or (begun >= FIRST_PROBES and state.running):
+        return idle
+    values = probe_values(state)
+    if not values:
+        return idle
+    ask = _ask(state, PROOF, Role.PROOF, values, state.spec.seed)
+    return ask if _fits(state, ask) else idle
+
+
+def _ask(state: SearchState, proxy: int, role: Role, values: dict[str, float], seed: int, repeat_of: str = "") -> Asked:
+    number = len(state.trials)
+    config = trial_config(state.spec, proxy, values, seed)
+    rungs = rung_tokens(state.spec, proxy, config.batch_sequences)
+    if repeat_of:
+        rungs = rungs[: len(state.trials[repeat_of].measurements)]
+    return Asked(
+        trial_id=f"t{number:04d}",
+        number=number,
+        proxy=proxy,
+        role=role,
+        repeat_of=repeat_of,
+        values=values,
+        config=config.to_dict(),
+        rungs=rungs,
+        cost_flops=segment_flops(config, rungs, 0),
+        reasons={
+            "params": float(architecture(state.spec, proxy).params),
+            "spent_flops": float(state.spent_flops),
+        },
+    )

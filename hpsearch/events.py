@@ -1,0 +1,144 @@
+"""The events of a search: frozen models, one a kind. The ledger stores them, `hpsearch.state` folds them.
+
+A decision (asked, judged, promoted, predicted) is a pure function of the events before it, and carries
+its reasons in numbers. The others are facts from outside: a search opened, a measurement arrived.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+
+class Role(StrEnum):
+    """Why a trial exists."""
+
+    EXPLORE = "explore"  # in the rung populations
+    REPEAT = "repeat"  # an incumbent with another seed: outside the populations, never pruned
+    PROOF = "proof"  # at the size that was never swept: never pruned
+
+
+class TrialState(StrEnum):
+    """RUNNING and PAUSED are on the way; the others are ends, STOPPED a resumable one."""
+
+    RUNNING = "RUNNING"
+    PAUSED = "PAUSED"  # measured at a rung, waits for promotion
+    COMPLETE = "COMPLETE"
+    PRUNED = "PRUNED"
+    DIVERGED = "DIVERGED"
+    FAIL = "FAIL"
+    STOPPED = "STOPPED"
+
+
+class Event(BaseModel):
+    """Base of all events: no unknown fields, so a ledger of another version is noticed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+class Opened(Event):
+    """The first event: the search as it was asked for, complete."""
+
+    kind: Literal["opened"] = "opened"
+    spec: dict[str, Any]
+    corpus_id: str
+    tokenizer_id: str
+    versions: dict[str, str]
+    incarnation: str  # random name of this driver; part of the names of the checkpoints it may write
+
+
+class Resumed(Event):
+    """A driver took the search up again. What ran under older incarnations is started anew from its checkpoints."""
+
+    kind: Literal["resumed"] = "resumed"
+    incarnation: str
+    versions: dict[str, str]
+
+
+class Asked(Event):
+    """A new trial: its configuration, and the first segment that it runs."""
+
+    kind: Literal["asked"] = "asked"
+    trial_id: str
+    number: int
+    proxy: int  # index in the ladder, -1 for the proof
+    role: Role
+    repeat_of: str  # trial id; "" for none
+    values: dict[str, float]  # the searched parameters
+    config: dict[str, Any]  # trials.trial.TrialConfig
+    rungs: tuple[int, ...]  # tokens
+    cost_flops: int  # reserved until measured
+    reasons: dict[str, float]
+
+
+class Measured(Event):
+    """A trial reported at a rung."""
+
+    kind: Literal["measured"] = "measured"
+    trial_id: str
+    rung: int
+    measurement: dict[str, Any]  # trials.trial.Measurement
+
+
+class Adopted(Event):
+    """A resume found a measurement on disk that had not reached the ledger; it follows as measured."""
+
+    kind: Literal["adopted"] = "adopted"
+    trial_id: str
+    checkpoint: str
+
+
+class Judged(Event):
+    """What a measurement means for its trial: PAUSED, COMPLETE, DIVERGED or FAIL."""
+
+    kind: Literal["judged"] = "judged"
+    trial_id: str
+    rung: int
+    verdict: TrialState
+    reasons: dict[str, float]
+
+
+class Promoted(Event):
+    """A paused trial goes on to its next rung."""
+
+    kind: Literal["promoted"] = "promoted"
+    trial_id: str
+    rung: int  # the rung it now runs to
+    cost_flops: int
+    reasons: dict[str, float]
+
+
+class Predicted(Event):
+    """The recommendation for the proof's size, written before any trial of that size exists."""
+
+    kind: Literal["predicted"] = "predicted"
+    values: dict[str, float]
+    low80: dict[str, float]
+    high80: dict[str, float]
+    regret: float  # expected, as a fraction of the loss
+    observations: int
+
+
+class Ended(Event):
+    """A trial that ends with its search: PRUNED while it waited for promotion, STOPPED in mid-rung."""
+
+    kind: Literal["ended"] = "ended"
+    trial_id: str
+    state: TrialState
+
+
+class Closed(Event):
+    """The driver leaves: the search is complete, or stopped and resumable."""
+
+    kind: Literal["closed"] = "closed"
+    complete: bool
+    device_seconds: dict[str, float]
+
+
+AnyEvent = Annotated[
+    Opened | Resumed | Asked | Measured | Adopted | Judged | Promoted | Predicted | Ended | Closed,
+    Field(discriminator="kind"),
+]
+EVENT: TypeAdapter[Any] = TypeAdapter(AnyEvent)

@@ -1,0 +1,100 @@
+"""The files of a search: every path is a property of one class, and nothing else joins path strings.
+
+HOME/mlflow.db                    what people look at, one store for all searches
+HOME/NAME/ledger.sqlite           the search itself
+HOME/NAME/checkpoints/TRIAL/      trunks with their measurements
+HOME/NAME/search.log              one log
+HOME/NAME/recommended.yaml ...    what came out
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from search_spaces.errors import UserError
+
+
+@dataclass(frozen=True)
+class SearchFolder:
+    """Where a search lives."""
+
+    home: Path
+    name: str
+
+    @property
+    def path(self) -> Path:
+        return self.home / self.name
+
+    @property
+    def ledger(self) -> Path:
+        return self.path / "ledger.sqlite"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "search.log"
+
+    @property
+    def trials_table(self) -> Path:
+        return self.path / "trials.parquet"
+
+    @property
+    def recommendation(self) -> Path:
+        return self.path / "recommendation.json"
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recommended.yaml"
+
+    @property
+    def figure(self) -> Path:
+        return self.path / "search.svg"
+
+    @property
+    def outcome_files(self) -> dict[str, Path]:
+        """What a finished search leaves for people, by what it is."""
+        return {
+            "trials": self.trials_table,
+            "recommendation": self.recommendation,
+            "recipe": self.recipe,
+            "figure": self.figure,
+        }
+
+    @property
+    def mlflow_uri(self) -> str:
+        return f"sqlite:///{self.home / 'mlflow.db'}"
+
+    @property
+    def mlflow_artifacts(self) -> Path:
+        return self.home / "mlartifacts"
+
+    def checkpoint(self, trial_id: str, rung_tokens: int, incarnation: str) -> Path:
+        """A trunk's file; the incarnation in its name fences off a writer that has been replaced."""
+        return self.path / "checkpoints" / trial_id / f"{rung_tokens}-{incarnation}.safetensors"
+
+
+def find_search(home: Path, name: str) -> SearchFolder:
+    """The folder of an existing search, by name or by path.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(name)
+    folder = SearchFolder(home, name) if path.name == name else SearchFolder(path.resolve().parent, path.name)
+    if not folder.ledger.is_file():
+        known = ", ".join(sorted(found.name for found in searches(folder.home))) or "none"
+        raise UserError(f"{name}: no such search in {folder.home}; known: {known}. Give one of these, or --home")
+    return folder
+
+
+def searches(home: Path) -> list[SearchFolder]:
+    """All searches under a home, by name."""
+    return [SearchFolder(home, ledger.parent.name) for ledger in sorted(home.glob("*/ledger.sqlite"))]
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file whole or not at all: beside it, then renamed."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)

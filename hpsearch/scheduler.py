@@ -1,0 +1,181 @@
+"""Ray Tune's scheduler and searcher: two thin faces of one conductor.
+
+Ray Tune places and supervises trials. What is asked, paused, promoted and stopped is decided by
+`hpsearch.decisions` and recorded by the conductor; here it is only translated.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
+
+from hpsearch.conductor import Conductor
+from hpsearch.decisions import Idle
+from hpsearch.events import Asked, Predicted, Promoted, TrialState
+from trials.trial import Assignment, Measurement, Outcome
+
+TuneTrial = Any  # ray.tune.experiment.Trial, which is untyped
+Controller = Any  # ray.tune's TuneController
+
+
+class Desk:
+    """What scheduler and searcher share: the conductor, and which of its trials have a Tune trial now."""
+
+    def __init__(self, conductor: Conductor, runner: str, num_workers: int, on_event: Callable[[], None]) -> None:
+        self.conductor = conductor
+        self.runner = runner  # the name that workers find their stack actor by
+        self.num_workers = num_workers
+        self.on_event = on_event  # called after each decision: the progress view
+        self.handed_out: set[str] = set()  # our trial ids with a live Tune trial
+        # Begun before a restart and not yet measured: handed out first, in the order of their numbers.
+        self.unfinished = [conductor.assignment(trial) for trial in conductor.state.running.values()]
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return object, ()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another trial may run. Paused trials do not count: counting them would deadlock the search."""
+        return len(self.conductor.state.running) < self.num_workers
+
+    def config(self, assignment: Assignment) -> dict[str, Any]:
+        """What a thin worker is given."""
+        worker = {"runner": self.runner, "num_workers": self.num_workers}
+        return {"trial_id": assignment.trial_id, "assignment": assignment.to_dict(), **worker}
+
+    def begin(self, decision: Asked | Promoted) -> dict[str, Any]:
+        """Starts a segment and returns its worker's config."""
+        assignment = self.conductor.start(decision)
+        self.on_event()
+        return self.config(assignment)
+
+
+class LedgerSearcher(Searcher):
+    """Hands out new trials, and those that a restart found without a Tune trial."""
+
+    def __init__(self, desk: Desk) -> None:
+        super().__init__(metric="loss", mode="min")
+        self._desk = desk
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return object, ()
+
+    def set_max_concurrency(self, max_concurrent: int) -> bool:
+        return True  # `suggest` counts running trials itself
+
+    def suggest(self, trial_id: str) -> Any:  # a config, None or Searcher.FINISHED, which is text
+        desk, conductor = self._desk, self._desk.conductor
+        if conductor.stopping:
+            return Searcher.FINISHED
+        if desk.unfinished:
+            return self._hand_out(desk.config(desk.unfinished.pop(0)))
+        if not desk.has_room:
+            return None
+        decision = conductor.decide()
+        if isinstance(decision, Predicted):
+            conductor.predict(decision)
+            desk.on_event()
+            decision = conductor.decide()
+        if decision is Idle.FINISHED:
+            return Searcher.FINISHED
+        if isinstance(decision, Asked) or (isinstance(decision, Promoted) and decision.trial_id not in desk.handed_out):
+            return self._hand_out(desk.begin(decision))
+        return None
+
+    def _hand_out(self, config: dict[str, Any]) -> dict[str, Any]:
+        self._desk.handed_out.add(config["trial_id"])
+        return config
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        pass  # the scheduler has seen it
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        pass  # the verdict is in the ledger, which is where the sampler reads it
+
+    def save(self, checkpoint_path: str) -> None:
+        pass  # the ledger is the state
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise AssertionError("a search resumes from its ledger, never from Ray Tune's snapshot")
+
+
+class PromotionScheduler(TrialScheduler):
+    """Pauses every trial at every rung, and lets go on those that the conductor promotes."""
+
+    def __init__(self, desk: Desk) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # of Ray
+        self._desk = desk
+        self._live: dict[str, TuneTrial] = {}  # by our trial id
+        self._promoted: list[TuneTrial] = []  # not yet in a worker
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return object, ()
+
+    def on_trial_add(self, tune_controller: Controller, trial: TuneTrial) -> None:
+        self._live[trial.config["trial_id"]] = trial
+
+    def on_trial_result(self, tune_controller: Controller, trial: TuneTrial, result: dict[str, Any]) -> str:
+        return self._judge(tune_controller, trial, Measurement.from_dict(json.loads(result["measurement"])))
+
+    def on_trial_error(self, tune_controller: Controller, trial: TuneTrial) -> None:
+        """A worker or node lost more often than Tune retries: recorded as FAIL, the search goes on."""
+        assignment = Assignment.from_dict(trial.config["assignment"])
+        fault = Measurement.fault(assignment, Outcome.FAIL, "the worker was lost again and again; see search.log")
+        self._desk.conductor.measured(fault)
+        self._forget(trial)
+
+    def on_trial_complete(self, tune_controller: Controller, trial: TuneTrial, result: dict[str, Any]) -> None:
+        self._forget(trial)
+
+    def on_trial_remove(self, tune_controller: Controller, trial: TuneTrial) -> None:
+        self._forget(trial)
+
+    def choose_trial_to_run(self, tune_controller: Controller) -> TuneTrial | None:
+        self._promoted = [trial for trial in self._promoted if trial.status in ("PAUSED", "PENDING")]
+        conductor = self._desk.conductor
+        if conductor.stopping or (conductor.decide() is Idle.FINISHED and not self._promoted):
+            self._stop_all(tune_controller)
+        elif self._desk.has_room and not self._desk.unfinished:
+            self._promote(conductor.decide())
+        return self._promoted[0] if self._promoted else None
+
+    def debug_string(self) -> str:
+        return "promotion-type ASHA"
+
+    def _judge(self, tune_controller: Controller, trial: TuneTrial, measurement: Measurement) -> str:
+        judged = self._desk.conductor.measured(measurement)
+        self._desk.on_event()
+        if judged.verdict is not TrialState.PAUSED:
+            return str(TrialScheduler.STOP)
+        # Tune's own PAUSE saves a checkpoint that we never read; this one costs a quarter of it.
+        tune_controller.pause_trial(trial, should_checkpoint=False)
+        return str(TrialScheduler.NOOP)
+
+    def _promote(self, decision: object) -> None:
+        if isinstance(decision, Promoted) and decision.trial_id in self._live:
+            trial = self._live[decision.trial_id]
+            trial.set_config(self._desk.begin(decision))
+            self._promoted.append(trial)
+
+    def _stop_all(self, tune_controller: Controller) -> None:
+        """Paused trials would keep Ray Tune waiting for ever."""
+        for trial in list(self._live.values()):
+            tune_controller.stop_trial(trial)
+
+    def _forget(self, trial: TuneTrial) -> None:
+        self._live.pop(trial.config["trial_id"], None)
+        self._desk.handed_out.discard(trial.config["trial_id"])
+
+
+def tuner_options() -> dict[str, Any]:
+    """Ray Tune without anything of its own on disk that anybody reads: no checkpoints, no callbacks."""
+    return {
+        "checkpoint_config": tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+        "failure_config": tune.FailureConfig(max_failures=3),
+        "verbose": 0,
+    }

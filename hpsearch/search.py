@@ -1,0 +1,229 @@
+"""A search from end to end: the straight line that every other module is a part of."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import secrets
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import ray
+from ray import tune
+
+from hpsearch import record
+from hpsearch.conductor import Conductor
+from hpsearch.decisions import Idle
+from hpsearch.events import Event, Opened, Resumed
+from hpsearch.folder import SearchFolder
+from hpsearch.ledger import Ledger
+from hpsearch.plan import check_budget
+from hpsearch.runners import start_stack_actor
+from hpsearch.scheduler import Desk, LedgerSearcher, PromotionScheduler, tuner_options
+from hpsearch.spec import Spec
+from hpsearch.state import SearchState, fold
+from hpsearch.trainable import Trial
+from search_spaces.errors import UserError
+from trials.checkpoint import CheckpointError, read_measurement
+from trials.corpus import CorpusSource
+from trials.tokens import TokenSet, prepare
+
+log = logging.getLogger(__name__)
+
+WORKER_BYTES = 200 * 2**20  # what a thin worker asks of Ray: memory only, so that the stack has all CPUs
+SPARE_WORKERS = 1  # beyond the slots: waits at the stack's door, so a freed slot is filled at once
+RECORDED_VERSIONS = ("hpsearch", "torch", "ray", "optuna", "mlflow", "numpy", "scipy", "tokenizers")
+RAY_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "disabled",  # an embedded Ray listens on loopback only
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # our own handler leaves the search resumable
+    "RAY_AIR_NEW_OUTPUT": "0",  # our own view shows the search
+    # Ray's default of 15 starves one of a stack's threads as soon as anything else runs, and the others wait for it.
+    "RAY_worker_niceness": "0",
+    # Threads that sleep at a barrier instead of spinning: beside another busy process a stack is 3 to 5 times faster.
+    "OMP_WAIT_POLICY": "passive",
+}
+
+
+class View(Protocol):
+    """Whoever shows a search's progress."""
+
+    def note(self, text: str) -> None:
+        """A step before or after the trials."""
+        ...
+
+    def update(self, state: SearchState) -> None:
+        """Called after each decision."""
+        ...
+
+
+def start_search(spec: Spec, folder: SearchFolder, cache: Path, view: View) -> SearchState:
+    """Runs a new search.
+
+    Raises:
+        UserError: the search exists, its text cannot be read, or its budget is too small.
+    """
+    check_budget(spec, spec.name)
+    if folder.ledger.exists():
+        raise UserError(
+            f"{folder.path}: a search of this name exists; continue it with `hpsearch resume {folder.name}`, "
+            "or choose another --name"
+        )
+    token_set = _prepare(spec, cache, view)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    ledger = Ledger(folder.ledger)
+    with ledger.writing():
+        ledger.create()
+        opened = Opened(
+            spec=spec.model_dump(mode="json"),
+            corpus_id=token_set.corpus_id,
+            tokenizer_id=token_set.tokenizer_id,
+            versions=_versions(),
+            incarnation=secrets.token_hex(4),
+        )
+        return _conduct(_conductor(ledger, folder, opened), token_set, view)
+
+
+def resume_search(folder: SearchFolder, cache: Path, view: View) -> SearchState:
+    """Takes a search up where its ledger and its checkpoints say it is.
+
+    Raises:
+        UserError: it runs already, is complete, or its text is no longer the same.
+    """
+    ledger = Ledger(folder.ledger)
+    with ledger.writing():
+        state = fold(((entry.seq, entry.event) for entry in ledger.read()), str(folder.ledger))
+        if state.closed is not None and state.closed.complete:
+            raise UserError(f"{folder.name}: complete, nothing to resume; see `hpsearch recommend {folder.name}`")
+        token_set = _prepare(state.spec, cache, view)
+        if token_set.corpus_id != state.opened.corpus_id:
+            raise UserError(
+                f"{folder.name}: text: the search reads corpus {state.opened.corpus_id}, this machine has "
+                f"{token_set.corpus_id}; restore the text (or the package versions), or start a new search"
+            )
+        conductor = _conductor(ledger, folder, Resumed(incarnation=secrets.token_hex(4), versions=_versions()))
+        _adopt_orphans(conductor, state.incarnation, view)
+        return _conduct(conductor, token_set, view)
+
+
+def _conductor(ledger: Ledger, folder: SearchFolder, first: Event) -> Conductor:
+    """A conductor over the ledger with this driver's first event in it."""
+    ledger.append(first)
+    state = fold(((entry.seq, entry.event) for entry in ledger.read()), str(folder.ledger))
+    return Conductor(ledger, state, folder)
+
+
+def _adopt_orphans(conductor: Conductor, incarnation: str, view: View) -> None:
+    """Measurements on disk that a kill kept from the ledger: taken in instead of trained again."""
+    for trial in list(conductor.state.running.values()):
+        path = conductor.folder.checkpoint(trial.trial_id, trial.asked.rungs[trial.rung], incarnation)
+        if path.exists():
+            try:
+                conductor.adopt(read_measurement(path))
+            except CheckpointError as error:
+                log.warning("%s; the segment is trained again", error)
+    view.update(conductor.state)
+
+
+def _prepare(spec: Spec, cache: Path, view: View) -> TokenSet:
+    view.note("text: collecting and checking")
+    return prepare(corpus_source(spec), spec.text.vocabulary, cache, view.note)
+
+
+def corpus_source(spec: Spec) -> CorpusSource:
+    """Where the text of a search comes from."""
+    if spec.text.source == "python":
+        return CorpusSource("python")
+    return CorpusSource("path", Path(spec.text.source))
+
+
+def _conduct(conductor: Conductor, token_set: TokenSet, view: View) -> SearchState:
+    """Trains until nothing is left to decide, or a signal asks to stop."""
+    with record.recording(conductor.folder), _stop_on_signal(conductor), embedded_ray(view):
+        device_seconds = _tune(conductor, token_set, view)
+        complete = not conductor.stopping and conductor.decide() is Idle.FINISHED
+        conductor.close(complete, device_seconds)
+        view.update(conductor.state)
+    return conductor.state
+
+
+def _tune(conductor: Conductor, token_set: TokenSet, view: View) -> dict[str, float]:
+    """One Ray Tune run over one stack actor; returns where the device's time went."""
+    spec = conductor.state.spec
+    num_workers = spec.slots + SPARE_WORKERS if spec.slots > 1 else 1
+    runner = f"{spec.name}-{conductor.state.incarnation}"
+    actor = start_stack_actor(runner, token_set, spec.slots, spec.text.validation_tokens, num_workers)
+    desk = Desk(conductor, runner, num_workers, lambda: view.update(conductor.state))
+    try:
+        with tempfile.TemporaryDirectory(prefix="hpsearch-") as private:
+            tune.Tuner(
+                tune.with_resources(Trial, tune.PlacementGroupFactory([{"memory": WORKER_BYTES}])),
+                tune_config=tune.TuneConfig(
+                    num_samples=-1,
+                    max_concurrent_trials=num_workers,
+                    reuse_actors=True,
+                    search_alg=LedgerSearcher(desk),
+                    scheduler=PromotionScheduler(desk),
+                    trial_name_creator=_trial_name,
+                    trial_dirname_creator=_trial_name,
+                ),
+                run_config=tune.RunConfig(name=spec.name, storage_path=private, **tuner_options()),
+            ).fit()
+        seconds: dict[str, float] = ray.get(actor.device_seconds.remote())
+        return seconds
+    finally:
+        ray.kill(actor)
+
+
+def _trial_name(trial: Any) -> str:
+    return str(trial.config["trial_id"])
+
+
+@contextmanager
+def embedded_ray(view: View) -> Iterator[None]:
+    """A Ray of our own on this machine, on loopback, unless one is connected already."""
+    if ray.is_initialized():
+        yield
+        return
+    view.note("ray: starting")
+    os.environ.update(RAY_ENVIRONMENT)
+    ray.init(
+        address="local",
+        namespace="hpsearch",
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=256 * 2**20,  # measurements are small; text is read from a shared memmap
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _stop_on_signal(conductor: Conductor) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM stops gracefully; a second one takes the ordinary way out."""
+
+    def stop(signum: int, frame: object) -> None:
+        conductor.stopping = True
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in RECORDED_VERSIONS}

@@ -1,0 +1,185 @@
+"""The state of a search: what its events add up to. Folding the same events gives the same state, always."""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import inf
+
+from hpsearch.events import (
+    Adopted,
+    Asked,
+    Closed,
+    Ended,
+    Event,
+    Judged,
+    Measured,
+    Opened,
+    Predicted,
+    Promoted,
+    Resumed,
+    Role,
+    TrialState,
+)
+from hpsearch.plan import PROOF, segment_flops, trial_flops
+from hpsearch.spec import Spec, check_spec
+from search_spaces.errors import UserError
+from trials.trial import Measurement, Outcome, TrialConfig
+
+
+@dataclass
+class Trial:
+    """One trial as the ledger knows it."""
+
+    asked: Asked
+    config: TrialConfig
+    state: TrialState = TrialState.RUNNING
+    rung: int = 0  # the rung it runs to, or was last measured at
+    measurements: list[Measurement] = field(default_factory=list)
+
+    @property
+    def trial_id(self) -> str:
+        return self.asked.trial_id
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it may still be measured in this run of the search."""
+        return self.state in (TrialState.RUNNING, TrialState.PAUSED)
+
+    @property
+    def is_last_rung(self) -> bool:
+        return self.rung == len(self.asked.rungs) - 1
+
+    @property
+    def checkpoint(self) -> str:
+        """The trunk that its next segment starts from; "" for the initial weights."""
+        return self.measurements[-1].checkpoint if self.measurements else ""
+
+    @property
+    def loss(self) -> float:
+        """The last annealed loss, infinite where there is none."""
+        last = self.measurements[-1] if self.measurements else None
+        return last.loss if last is not None and last.outcome is Outcome.MEASURED else inf
+
+    def flops_of(self, rung: int) -> int:
+        """Cost of the segment to a rung."""
+        return segment_flops(self.config, self.asked.rungs, rung)
+
+    @property
+    def remaining_flops(self) -> int:
+        """Cost of all rungs that are still ahead, the running one included."""
+        ahead = self.rung if self.state is TrialState.RUNNING else self.rung + 1
+        return sum(self.flops_of(rung) for rung in range(ahead, len(self.asked.rungs)))
+
+
+Ranked = tuple[float, int, str]  # loss (infinite for diverged), trial number, trial id: sorts best first
+
+
+class SearchState:
+    """Events folded in order. Only `apply` changes it."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+        self.seq = 0
+        self.opened: Opened
+        self.incarnation = ""
+        self.trials: dict[str, Trial] = {}
+        self._by_role: dict[tuple[int, Role], list[Trial]] = {}
+        self.populations: dict[tuple[int, int], list[Ranked]] = {}  # (proxy, rung): explored trials, best first
+        self.running: dict[str, Trial] = {}
+        self.prediction: Predicted | None = None
+        self.closed: Closed | None = None
+        self.spent_flops = 0
+        proxies = [*range(len(spec.ladder)), *([PROOF] if spec.proof else [])]
+        self.trial_flops = {proxy: trial_flops(spec, proxy) for proxy in proxies}  # of one trial through all rungs
+
+    def of(self, proxy: int, role: Role) -> list[Trial]:
+        """The trials of a proxy with a role, in the order in which they were asked."""
+        return self._by_role.get((proxy, role), [])
+
+    @property
+    def never_pruned(self) -> list[Trial]:
+        """Repeats and proof trials."""
+        return [trial for (_, role), trials in self._by_role.items() if role is not Role.EXPLORE for trial in trials]
+
+    @property
+    def reserved_flops(self) -> int:
+        """What running segments will cost."""
+        return sum(trial.flops_of(trial.rung) for trial in self.running.values())
+
+    def apply(self, seq: int, event: Event) -> None:
+        """Takes the next event in."""
+        assert seq == self.seq + 1, f"event {seq} after {self.seq}"
+        self.seq = seq
+        match event:
+            case Opened():
+                self.opened = event
+                self.incarnation = event.incarnation
+            case Resumed():
+                self._resume(event)
+            case Asked():
+                trial = Trial(event, TrialConfig.from_dict(event.config))
+                self.trials[event.trial_id] = self.running[event.trial_id] = trial
+                self._by_role.setdefault((event.proxy, event.role), []).append(trial)
+            case Measured():
+                self._measure(event)
+            case Judged():
+                self.trials[event.trial_id].state = event.verdict
+            case Promoted():
+                trial = self.running[event.trial_id] = self.trials[event.trial_id]
+                trial.state, trial.rung = TrialState.RUNNING, event.rung
+            case Predicted():
+                self.prediction = event
+            case Ended():
+                self.trials[event.trial_id].state = event.state
+                self.running.pop(event.trial_id, None)
+            case Closed():
+                self.closed = event
+            case Adopted():
+                pass
+            case _:
+                raise AssertionError(f"unknown event {event}")
+
+    def _measure(self, event: Measured) -> None:
+        trial = self.running.pop(event.trial_id)
+        measurement = Measurement.from_dict(event.measurement)
+        trial.measurements.append(measurement)
+        self.spent_flops += measurement.flops + measurement.anneal_flops
+        if trial.asked.role is Role.EXPLORE:
+            ranked = (trial.loss, trial.asked.number, trial.trial_id)
+            insort(self.populations.setdefault((trial.asked.proxy, event.rung), []), ranked)
+
+    def _resume(self, event: Resumed) -> None:
+        self.incarnation = event.incarnation
+        self.closed = None
+        for trial in self.trials.values():
+            if trial.state is TrialState.STOPPED:
+                trial.state = TrialState.RUNNING
+                self.running[trial.trial_id] = trial
+
+
+def fold(events: Iterable[tuple[int, Event]], where: str) -> SearchState:
+    """Folds a ledger's events, from the first on.
+
+    Raises:
+        UserError: there are none.
+    """
+    state: SearchState | None = None
+    for seq, event in events:
+        state = state or opening_state(event, where)
+        state.apply(seq, event)
+    if state is None:
+        raise UserError(f"{where}: the ledger is empty; the search never began, start it with `hpsearch run`")
+    return state
+
+
+def opening_state(first: Event, where: str) -> SearchState:
+    """The state before the first event, which says what is searched.
+
+    Raises:
+        UserError: it is another event, or its search breaks a rule.
+    """
+    if not isinstance(first, Opened):
+        raise UserError(f"{where}: event 1 must open the search, got {first}; restore the file from a copy")
+    return SearchState(check_spec(first.spec, where))

@@ -1,0 +1,278 @@
+"""The drift-aware loss surface: what any configuration will lose at any size and token budget, and how surely.
+
+One fit of all trials of a search answers three askers: where the next trial teaches most (sampler), what a
+trial will be worth at its full budget (scheduler), where the optimum lies at the target (transfer).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+import numpy as np
+import pandas as pd
+
+from hpsearch.surface_answers import (
+    Backtest,
+    Estimate,
+    Exponent,
+    Exponents,
+    Prediction,
+    Regret,
+    Sensitivity,
+)
+from hpsearch.surface_data import Sweep, read_sweep
+from hpsearch.surface_fit import Fit, fit_sweep
+from hpsearch.surface_model import Array, Unknowns, bowl, log_floor, log_floor_jacobian, settle
+from hpsearch.surface_priors import LEVEL_SD
+from search_spaces.parameter import Parameter
+
+NUM_DRAWS = 400
+SCATTER_SD = 0.14  # octaves between a setting's optimum and the log-linear drift, where a hold-out adds to it
+SCATTER_SD_ALONE = 0.2  # without a hold-out
+MIN_SIZES_FOR_HOLDOUT = 3
+EXCESS_CAP = 0.5  # beyond it a draw says "ruin", and more ruin is no worse
+NUM_CANDIDATES = 41
+NUM_ROUNDS = 3
+TOLERANCES = (0.001, 0.0025, 0.005)  # fractions of the loss
+NOTHING_FIXED: Mapping[str, float] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Bowls:
+    """Draws of the surface at one setting."""
+
+    log_floor: Array  # (K,) ln loss at the optimum
+    center: Array  # (K, P) octaves
+    shape: tuple[Array, Array, Array]  # log curvature (K, P), asymmetry (K,), ridge (K,)
+
+
+@dataclass(frozen=True)
+class Surface:
+    """A fitted surface. Every answer is a pure function of the observations and the seed.
+
+    A configuration may name some of the parameters only: the others are then at their best.
+    """
+
+    sweep: Sweep
+    fit: Fit
+    unknowns: Unknowns  # (K, ...) draws
+    fresh: Array  # (K, 2 + 2 P) standard normals for what no trial has seen: level, noise, scatter, misfit
+    scatter_sd: float
+    backtest: Mapping[str, Backtest] = field(default_factory=dict)  # by parameter; empty below three sizes
+
+    @property
+    def num_observations(self) -> int:
+        return len(self.sweep.log_loss)
+
+    @property
+    def num_settings(self) -> int:
+        return len(self.sweep.settings)
+
+    @property
+    def noise_fraction(self) -> float:
+        """Relative sd of a run's loss over seeds."""
+        return self.fit.noise.seed
+
+    @property
+    def exponents(self) -> Mapping[str, Exponents]:
+        """By parameter."""
+        value, sd, prior_sd = (
+            self.sweep.layout.unpack(part).drift for part in (self.fit.vector, self.fit.sd, self.fit.prior_sd)
+        )
+        table = np.stack([value, sd, sd / prior_sd], axis=-1)[:, 1:].tolist()
+        names = [parameter.name for parameter in self.sweep.parameters]
+        return {
+            name: Exponents(Exponent(*n), Exponent(*d)) for name, (n, d) in zip(names, table, strict=True)
+        }
+
+    def optimum(
+        self, params: float, tokens: float, fixed: Mapping[str, float] = NOTHING_FIXED
+    ) -> Mapping[str, Estimate]:
+        """The best value of every parameter that is not fixed, at N = `params` and D = `tokens`."""
+        bowls = self.bowls(params, tokens)
+        centers = bowls.center + self._offsets(bowls, fixed)
+        free = [i for i, parameter in enumerate(self.sweep.parameters) if parameter.name not in fixed]
+        decision = self._decide(bowls, centers, free)
+        parameters = self.sweep.parameters
+        return {parameters[i].name: _estimate(parameters[i], centers[:, i], decision[i]) for i in free}
+
+    def center_draws(self, params: float, tokens: float, fixed: Mapping[str, float] = NOTHING_FIXED) -> Array:
+        """Draws of the optimum given the fixed values: octaves, (K, P) in the order of the parameters."""
+        bowls = self.bowls(params, tokens)
+        return np.asarray(bowls.center + self._offsets(bowls, fixed))
+
+    def expected_regret(self, params: float, tokens: float, config: Mapping[str, float]) -> Regret:
+        """What a configuration costs at a setting."""
+        regret = self.regret_draws(params, tokens, config)
+        return Regret(float(regret.mean()), float(np.quantile(regret, 0.9)))
+
+    def regret_draws(self, params: float, tokens: float, config: Mapping[str, float]) -> Array:
+        """Draws (K,) of the fraction of the loss that a configuration costs at a setting."""
+        bowls = self.bowls(params, tokens)
+        return self._regret(bowls, self._offsets(bowls, config))
+
+    def predict_loss(self, params: float, tokens: float, config: Mapping[str, float]) -> Prediction:
+        """The loss of one run with a configuration."""
+        bowls = self.bowls(params, tokens)
+        regret = self._regret(bowls, self._offsets(bowls, config))
+        loss = np.exp(bowls.log_floor + regret + self.fresh[:, 1] * self.fit.noise.seed)
+        low, median, high = np.quantile(loss, [0.1, 0.5, 0.9]).tolist()
+        return Prediction(median, low, high)
+
+    def sensitivity(self, name: str, params: float, tokens: float) -> Sensitivity:
+        """The curvature of a parameter's bowl, and its plateaus around the optimum of a setting."""
+        bowls = self.bowls(params, tokens)
+        index = [parameter.name for parameter in self.sweep.parameters].index(name)
+        parameter, steep = self.sweep.parameters[index], self.sweep.form.steep[index]
+        log_curvature, asymmetry, _ = bowls.shape
+        below = np.exp(log_curvature[:, index])
+        above = below * np.exp(asymmetry * steep)
+        low, median, high = np.quantile((below + above) / 2, [0.1, 0.5, 0.9]).tolist()
+        center, left, right = np.median([bowls.center[:, index], below**-0.5, above**-0.5], axis=1).tolist()
+        widths = {t: t**0.5 * (left + right) / 2 for t in TOLERANCES}
+        ends = {t: _ends(parameter, center - t**0.5 * left, center + t**0.5 * right) for t in TOLERANCES}
+        return Sensitivity(median, low, high, widths, ends)
+
+    def bowls(self, params: float, tokens: float) -> Bowls:
+        """Draws of the surface at a setting; what strays there is its own if it was run, else drawn afresh."""
+        unknowns, basis, count = (
+            self.unknowns,
+            self.sweep.basis(params, tokens),
+            self.sweep.form.num_parameters,
+        )
+        seen = np.flatnonzero((self.sweep.settings == (params, tokens)).all(axis=1))
+        level, scatter = self.fresh[:, 0] * LEVEL_SD, self.fresh[:, 2 : 2 + count] * self.scatter_sd
+        if len(seen):
+            level, scatter = unknowns.level[:, seen[0]], unknowns.scatter[:, seen[0]]
+        misfit = self.fresh[:, 2 + count :] * self._misfit_sd(params)
+        center = self._drift_draws(basis) + scatter + misfit
+        shape = unknowns.log_curvature, unknowns.asymmetry, unknowns.ridge
+        return Bowls(self._law_draws(basis) + level, center, shape)
+
+    def _law_draws(self, basis: Array) -> Array:
+        """Draws of the floor's law at a setting, (K,), along its tangent at the fit.
+
+        Its five unknowns are known far worse than the loss they add up to, which is convex in them: drawn
+        each by itself, they would on average lie above the losses that were measured.
+        """
+        fitted = self.sweep.layout.unpack(self.fit.vector).floor
+        tangent = log_floor_jacobian(fitted, basis[None])[0]
+        return np.asarray(log_floor(fitted, basis[None])[0] + (self.unknowns.floor - fitted) @ tangent)
+
+    def _drift_draws(self, basis: Array) -> Array:
+        """Draws of the log-linear centre at a setting, (K, P), each as sure as its curvature makes it.
+
+        The data place a centre by the slope of its bowl, so what they say grows with the curvature squared:
+        precision = prior + data x (k / k of the fit)^2. One Gaussian for both would pair steep bowls with
+        centres as vague as those of flat ones, and see large regrets where there are none.
+        """
+        fitted, prior_sd = (self.sweep.layout.unpack(part) for part in (self.fit.vector, self.fit.prior_sd))
+        center, draws = fitted.drift @ basis, self.unknowns.drift @ basis
+        prior = 1.0 / (prior_sd.drift**2 @ basis**2)
+        data = np.maximum(1.0 / draws.var(axis=0) - prior, 0.0)
+        squared = np.exp(2.0 * (self.unknowns.log_curvature - fitted.log_curvature))
+        return np.asarray(center + (draws - center) * np.sqrt((prior + data) / (prior + data * squared)))
+
+    def _misfit_sd(self, params: float) -> Array:
+        """Sd (P,) in octaves of what the hold-out says the form cannot do, in proportion to the reach in N."""
+        sizes = np.log2(np.unique(self.sweep.settings[:, 0]))
+        if not self.backtest:
+            return np.zeros(self.sweep.form.num_parameters)
+        reach = max(0.0, float(np.log2(params)) - sizes[-1]) / (sizes[-1] - sizes[-2])
+        return np.asarray(
+            reach * np.array([self.backtest[p.name].misfit_octaves for p in self.sweep.parameters])
+        )
+
+    def _offsets(self, bowls: Bowls, config: Mapping[str, float]) -> Array:
+        """(K, P) octaves of a configuration from the centres."""
+        parameters = self.sweep.parameters
+        assert set(config) <= {parameter.name for parameter in parameters}
+        named = np.array([parameter.name in config for parameter in parameters])
+        point = [p.coordinate(config[p.name]) if p.name in config else 0.0 for p in parameters]
+        return settle(np.array(point) - bowls.center, ~named, bowls.shape, self.sweep.form)
+
+    def _regret(self, bowls: Bowls, offsets: Array) -> Array:
+        return np.minimum(bowl(offsets, *bowls.shape, self.sweep.form), EXCESS_CAP)
+
+    def _decide(self, bowls: Bowls, centers: Array, free: Sequence[int]) -> Array:
+        """The point (P,) of least expected regret, one parameter after the other, from the medians.
+
+        Too high a learning rate costs more than too low a one, so it ends below its median by itself.
+        """
+        point = np.median(centers, axis=0)
+        for i in list(free) * NUM_ROUNDS:
+            candidates = np.repeat(point[None], NUM_CANDIDATES, axis=0)
+            low, high = np.quantile(centers[:, i], [0.025, 0.975])
+            candidates[:, i] = np.linspace(low, high, NUM_CANDIDATES)
+            regret = self._regret(bowls, candidates[:, None] - bowls.center).mean(axis=1)
+            point = candidates[np.argmin(regret)]
+        return point
+
+
+def fit_surface(observations: pd.DataFrame, parameters: Sequence[Parameter], seed: int) -> Surface:
+    """Fit the surface to all trials of a search.
+
+    With three sizes or more the largest is also predicted without its own trials; what the prediction misses
+    beyond its own uncertainty widens every later extrapolation in N.
+
+    Args:
+        observations: one row per trial and rung with `trial`, `params` (N, non-embedding), `tokens` (D),
+            `loss` (NaN or infinite: diverged), `seed` and the raw value of each parameter.
+        parameters: the searched parameters.
+        seed: of the posterior draws; with it every answer is the same to the last bit.
+
+    Raises:
+        UserError: no trial has a finite loss, a loss is not above zero, or a value is missing.
+    """
+    sweep = read_sweep(observations, parameters)
+    sizes = np.unique(sweep.settings[:, 0])
+    smaller = observations[observations["params"] < sizes[-1]]
+    if len(sizes) < MIN_SIZES_FOR_HOLDOUT or not np.isfinite(smaller["loss"].to_numpy(np.float64)).any():
+        return _surface(sweep, SCATTER_SD_ALONE, seed)
+    full = _surface(sweep, SCATTER_SD, seed)
+    blind = _surface(read_sweep(smaller, parameters), SCATTER_SD, seed)
+    return replace(full, backtest=_backtest(full, blind))
+
+
+def _surface(sweep: Sweep, scatter_sd: float, seed: int) -> Surface:
+    fit = fit_sweep(sweep, scatter_sd)
+    num_unknowns, num_fresh = len(fit.vector), 2 + 2 * sweep.form.num_parameters
+    half = np.random.default_rng(seed).standard_normal((NUM_DRAWS // 2, num_unknowns + num_fresh))
+    normals = np.concatenate([half, -half])  # antithetic: the mean of the draws is the fit itself
+    unknowns = sweep.layout.unpack(fit.draws(normals[:, :num_unknowns]))
+    return Surface(sweep, fit, unknowns, normals[:, num_unknowns:], scatter_sd)
+
+
+def _backtest(full: Surface, blind: Surface) -> Mapping[str, Backtest]:
+    """Each optimum at the largest setting, as predicted without the largest size and as fitted with it."""
+    params, tokens = full.sweep.settings[-1].tolist()
+    predicted, fitted = blind.optimum(params, tokens), full.optimum(params, tokens)
+    expected = blind.center_draws(params, tokens).var(axis=0)
+    result = {}
+    for parameter, variance in zip(full.sweep.parameters, expected.tolist(), strict=True):
+        guess, seen = predicted[parameter.name], fitted[parameter.name].median
+        miss = parameter.coordinate(guess.median) - parameter.coordinate(seen)
+        result[parameter.name] = Backtest(
+            params=params,
+            tokens=tokens,
+            predicted=guess,
+            fitted=seen,
+            inside=guess.low80 <= seen <= guess.high80,
+            regret=full.expected_regret(params, tokens, {parameter.name: guess.value}).mean,
+            misfit_octaves=max(0.0, miss**2 - variance) ** 0.5,
+        )
+    return result
+
+
+def _estimate(parameter: Parameter, draws: Array, decision: float) -> Estimate:
+    low95, low80, median, high80, high95 = np.quantile(draws, [0.025, 0.1, 0.5, 0.9, 0.975]).tolist()
+    inner, outer = _ends(parameter, low80, high80), _ends(parameter, low95, high95)
+    return Estimate(parameter.value(float(decision)), parameter.value(median), *inner, *outer)
+
+
+def _ends(parameter: Parameter, low: float, high: float) -> tuple[float, float]:
+    """An interval of octaves as raw values, ascending: some scales run the other way."""
+    ends = parameter.value(low), parameter.value(high)
+    return min(ends), max(ends)

@@ -1,0 +1,242 @@
+"""The fit of the loss surface: robust least squares with priors, in four passes, and its Laplace covariance.
+
+Shapes as in `surface_model`, and U uncensored rows. Losses are natural logarithms, so that their differences
+are relative losses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.linalg import solve_triangular
+from scipy.optimize import least_squares
+from scipy.special import log_ndtr
+
+from hpsearch.surface_data import Indices, Sweep
+from hpsearch.surface_model import Array, row_floor, row_loss, row_loss_jacobian
+from hpsearch.surface_priors import Noise, priors
+
+REFERENCE_NOISE = 0.0012  # relative sd of one run of a large model, smoothed training loss
+REFERENCE_DOF = 4.0  # how many residuals the prior on the noise is worth
+NOISE_GROWTH = 0.15  # of the excess: far from the optimum runs are noisier and the bowl is less true
+RUNG_CORRELATION = 0.7  # between the rungs of one trial
+# Excess beyond which a run only says "bad", and the least sd, pass by pass. The first sd keeps a wrong guess
+# of the valley from being fitted to the noise.
+PASSES = ((0.15, 0.006), (0.08, 0.0), (0.05, 0.0), (0.05, 0.0))
+WINDOW_IN_NOISE = 6.0  # a window of 5 % is for a noise of 0.12 %; at 1 % it would cut good runs by their luck
+NEAR_EXCESS, NEAR_IN_NOISE = 0.02, 4.0  # runs that tell the noise
+NUM_STARTS = 4
+MAX_EVALUATIONS = 200
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The unknowns at the optimum, and how uncertain they are."""
+
+    vector: Array  # (Q,)
+    prior_sd: Array  # (Q,)
+    factor: Array  # (Q, Q) covariance = factor @ factor.T
+    noise: Noise
+
+    @property
+    def sd(self) -> Array:
+        """(Q,)"""
+        return np.asarray(np.sqrt((self.factor**2).sum(axis=1)))
+
+    def draws(self, normals: Array) -> Array:
+        """Standard normals (K, Q) -> draws of the unknowns (K, Q)."""
+        return np.asarray(self.vector + normals @ self.factor.T)
+
+
+def fit_sweep(sweep: Sweep, scatter_sd: float) -> Fit:
+    """Four passes: find the valley coarsely, then look closer, each around the floor of the one before.
+
+    Args:
+        sweep: the observations.
+        scatter_sd: octaves by which the optimum of a setting strays from the log-linear drift.
+    """
+    floor = first_floor(sweep)
+    noise = first_noise(sweep, floor)
+    starts = first_starts(sweep, priors(sweep, floor, noise, scatter_sd)[0], floor)
+    for window, least_sd in PASSES:
+        mean, sd = priors(sweep, floor, noise, scatter_sd)
+        problem = weigh(sweep, (mean, sd), floor, noise, (window, least_sd))
+        vector, _ = min((problem.solve(start) for start in starts), key=lambda solution: solution[1])
+        factor = laplace_factor(problem.jacobian(vector))
+        noise = measure_noise(problem, vector, factor, noise)
+        floor = row_floor(sweep.layout.unpack(vector), sweep.rows)
+        starts = [vector]
+    return Fit(vector, sd, factor, noise)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One pass: everything that is held while the unknowns move."""
+
+    sweep: Sweep
+    prior_mean: Array  # (Q,)
+    prior_sd: Array  # (Q,)
+    threshold: Array  # (R,) ln loss above which a run only says "bad"
+    censored: NDArray[np.bool_]  # (R,)
+    censored_sd: float
+    whitening: sparse.csr_array  # (U, U) from ln loss to independent errors of sd 1
+
+    def residuals(self, vector: Array) -> Array:
+        """(R + Q,) whose half sum of squares is the negative log posterior."""
+        errors, above = self._errors(vector)
+        return np.concatenate([student(errors), shortfall(above), (vector - self.prior_mean) / self.prior_sd])
+
+    def jacobian(self, vector: Array) -> Array:
+        """(R + Q, Q)."""
+        errors, above = self._errors(vector)
+        by = row_loss_jacobian(self.sweep.layout.unpack(vector), self.sweep.rows, self.sweep.form)
+        good = student_slope(errors)[:, None] * (self.whitening @ by[~self.censored])
+        bad = shortfall_slope(above)[:, None] * by[self.censored] / self.censored_sd
+        return np.concatenate([good, bad, np.diag(1.0 / self.prior_sd)])
+
+    def solve(self, start: Array) -> tuple[Array, float]:
+        """The unknowns of least cost from a start, and that cost."""
+        found = least_squares(
+            self.residuals, start, self.jacobian, method="lm", xtol=1e-6, max_nfev=MAX_EVALUATIONS
+        )
+        return np.asarray(found.x, np.float64), float(found.cost)
+
+    def _errors(self, vector: Array) -> tuple[Array, Array]:
+        """Standardized: model - measured of the uncensored rows, model - threshold of the censored."""
+        loss = row_loss(self.sweep.layout.unpack(vector), self.sweep.rows, self.sweep.form)
+        errors = self.whitening @ (loss - self.sweep.log_loss)[~self.censored]
+        return errors, (loss - self.threshold)[self.censored] / self.censored_sd
+
+
+def weigh(
+    sweep: Sweep, prior: tuple[Array, Array], floor: Array, noise: Noise, limits: tuple[float, float]
+) -> Problem:
+    """The problem around a floor (R,), given the (mean, sd) of the prior and a pass's (window, least sd)."""
+    window = max(limits[0], WINDOW_IN_NOISE * noise.paired)
+    excess = np.maximum(sweep.log_loss - floor, 0.0)
+    censored = sweep.diverged | (excess > window)
+    sd = np.hypot(max(noise.paired, limits[1]), NOISE_GROWTH * excess)
+    return Problem(
+        sweep=sweep,
+        prior_mean=prior[0],
+        prior_sd=prior[1],
+        threshold=floor + window,
+        censored=censored,
+        censored_sd=float(np.hypot(noise.paired, NOISE_GROWTH * window)),
+        whitening=rung_whitening(sweep.trial_of[~censored]) @ sparse.diags_array(1.0 / sd[~censored]),
+    )
+
+
+def rung_whitening(trial_of: Indices) -> sparse.csr_array:
+    """(U, U) inverse square root of the covariance (1 - rho) I + rho 1 1' within each trial.
+
+    That is a I + (b - a) x mean over the trial's m rungs, a^-2 = 1 - rho, b^-2 = 1 + (m - 1) rho. The rungs of
+    a trial share seed and data; counted as runs of their own they would make the D axis look too certain.
+    """
+    _, trial, num_rungs = np.unique(trial_of, return_inverse=True, return_counts=True)
+    member = sparse.csr_array((np.ones(len(trial)), (np.arange(len(trial)), trial)))
+    alone = (1.0 - RUNG_CORRELATION) ** -0.5
+    together = (1.0 + (num_rungs - 1) * RUNG_CORRELATION) ** -0.5
+    shared = member @ sparse.diags_array((together - alone) / num_rungs) @ member.T
+    return sparse.csr_array(shared + alone * sparse.eye_array(len(trial)))
+
+
+def student(errors: Array) -> Array:
+    """Standardized errors -> residuals whose half square is -ln of a Student t with 4 degrees of freedom."""
+    return np.asarray(np.sign(errors) * np.sqrt(5.0 * np.log1p(errors**2 / 4.0)))
+
+
+def student_slope(errors: Array) -> Array:
+    """Derivative of `student`; sqrt(5) / 2 at zero."""
+    size = np.maximum(np.abs(errors), 1e-6)
+    return np.asarray(5.0 * size / ((4.0 + size**2) * student(size)))
+
+
+def shortfall(above: Array) -> Array:
+    """Residual of a run known only to be bad: sqrt(-2 ln Phi(model - threshold)), none far above it."""
+    return np.asarray(np.sqrt(-2.0 * log_ndtr(above)))
+
+
+def shortfall_slope(above: Array) -> Array:
+    """Derivative of `shortfall`: -phi / (Phi x shortfall)."""
+    log_density = -0.5 * above**2 - 0.5 * np.log(2.0 * np.pi)
+    ratio = np.exp(log_density - log_ndtr(above))
+    return np.asarray(-ratio / np.maximum(shortfall(above), 1e-150))
+
+
+def first_floor(sweep: Sweep) -> Array:
+    """A plane through the settings' minima, lowered to a minimum that lies below it, (R,) ln loss.
+
+    The plane keeps a setting that has only bad runs from passing for good. Its slopes start from published
+    ladders (5 and 5.5 % per octave) and bend to this one.
+    """
+    minima = np.array([sweep.log_loss[inside > 0].min() for inside in sweep.rows.setting_of.T])
+    basis = np.column_stack([np.ones(len(minima)), np.log2(sweep.settings) - sweep.origin])
+    start = np.array([minima.min(), -0.05, -0.055])
+
+    def residuals(plane: Array) -> Array:
+        return np.concatenate([(minima - basis @ plane) / 0.02, (plane - start)[1:] / 0.04])
+
+    plane = least_squares(residuals, start, loss="soft_l1").x
+    return np.asarray(sweep.rows.setting_of @ np.minimum(basis @ plane, minima))
+
+
+def first_starts(sweep: Sweep, mean: Array, floor: Array) -> list[Array]:
+    """The prior mean, and the prior mean with the valley led through each of the best runs."""
+    unknowns = sweep.layout.unpack(mean)
+    starts = [mean]
+    for row in np.argsort(sweep.log_loss - floor, kind="stable")[:NUM_STARTS]:
+        slopes = unknowns.drift[:, 1:]
+        center = sweep.rows.coordinates[row] - slopes @ sweep.rows.basis[row, 1:]
+        starts.append(sweep.layout.pack(replace(unknowns, drift=np.column_stack([center, slopes]))))
+    return starts
+
+
+def first_noise(sweep: Sweep, floor: Array) -> Noise:
+    """That of repeats, where there are some; else that of a large model, until residuals say more."""
+    variance, _ = repeat_variance(sweep, sweep.log_loss < floor + PASSES[0][0])
+    noise = float(np.sqrt(max(variance, REFERENCE_NOISE**2)))
+    return Noise(noise, noise)
+
+
+def repeat_variance(sweep: Sweep, good: NDArray[np.bool_]) -> tuple[float, int]:
+    """Pooled variance of ln loss over runs that differ in seed only, and its degrees of freedom."""
+    repeat, loss = sweep.repeat_of[good], sweep.log_loss[good]
+    count = np.bincount(repeat)
+    mean = np.bincount(repeat, loss) / np.maximum(count, 1)
+    dof = int(np.maximum(count - 1, 0).sum())
+    return float(((loss - mean[repeat]) ** 2).sum()) / max(dof, 1), dof
+
+
+def measure_noise(problem: Problem, vector: Array, factor: Array, before: Noise) -> Noise:
+    """The noise from the residuals near the optimum, each over the freedom that the fit left it.
+
+    Shrunk towards the spread of the repeats (without any, that of a large model): a few residuals are
+    sometimes all small by luck, and the fit would then follow noise. Repeats have other seeds, so their
+    spread is the seed noise, and an upper bound of the noise between paired runs.
+    """
+    sweep, good = problem.sweep, ~problem.censored
+    unknowns = sweep.layout.unpack(vector)
+    excess = sweep.log_loss - row_floor(unknowns, sweep.rows)
+    errors = sweep.log_loss - row_loss(unknowns, sweep.rows, sweep.form)
+    near = excess[good] < max(NEAR_EXCESS, NEAR_IN_NOISE * before.paired)
+    leverage = ((problem.jacobian(vector)[: good.sum()] @ factor) ** 2).sum(axis=1)
+    freedom = 1.0 - np.minimum(leverage[near], 0.9)
+    sizes = np.abs(errors[good][near]) / np.sqrt(freedom)
+    spread = 1.4826 * float(np.median(sizes)) if len(sizes) else 0.0
+
+    repeats, repeat_dof = repeat_variance(sweep, good)
+    prior = max(repeats, REFERENCE_NOISE**2)
+    prior_dof = min(REFERENCE_DOF, repeat_dof) if repeat_dof else REFERENCE_DOF
+    dof = float(freedom.sum())
+    paired = float(np.sqrt((prior_dof * prior + dof * spread**2) / (prior_dof + dof)))
+    return Noise(paired, max(paired, float(np.sqrt(repeats))))
+
+
+def laplace_factor(jacobian: Array) -> Array:
+    """F with F F' = (J'J)^-1, the covariance of the unknowns at the optimum."""
+    upper = np.linalg.qr(jacobian, mode="r")
+    return np.asarray(solve_triangular(upper, np.eye(len(upper))))

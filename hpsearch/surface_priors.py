@@ -1,0 +1,87 @@
+"""What the surface believes before it has seen a trial: Gaussian priors on every unknown.
+
+Nothing here knows units: the loss scale and the place of the bowl are taken from the data, the rest is in
+octaves and relative losses. Constants were set on published sweeps of 6e7 to 4e8 parameters, widened for
+proxies a thousand times smaller.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpsearch.surface_data import Sweep
+from hpsearch.surface_model import Array, Unknowns
+
+MeanSd = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class ParameterPrior:
+    """Mean and sd of what describes one parameter's bowl, its place apart."""
+
+    by_params: MeanSd  # octaves per octave of N
+    by_tokens: MeanSd  # octaves per octave of D
+    log_curvature: MeanSd  # ln of relative loss per octave^2
+
+
+# Campaigns disagree about the exponents of learning rate and batch: the sd are wide enough for all of them.
+LEARNING_RATE_PRIOR = ParameterPrior((-0.3, 0.5), (0.1, 0.5), (float(np.log(0.0038)), 0.6))
+BATCH_PRIOR = ParameterPrior((0.0, 0.2), (0.45, 0.25), (float(np.log(0.0032)), 0.6))
+# The others: little drift, and a curvature that may be next to nothing, so that what is flat shows as flat. One
+# sweep at 1.3e8 parameters has 0 for epsilon, 0 to 0.2 % for beta2, 0.1 to 1 % for warmup and beta1. The centre
+# is below them, as the likeliest bowl through noise is steeper than the true one (measured: by half at 0.06 %).
+WEAK_PRIOR = ParameterPrior((0.0, 0.15), (0.0, 0.15), (float(np.log(0.0003)), 1.5))
+NAMED_PRIORS = {"learning_rate": LEARNING_RATE_PRIOR, "batch_sequences": BATCH_PRIOR}
+
+CENTER_SD = 2.0  # octaves around the good runs
+GOOD_EXCESS = 0.01  # relative loss within which a run counts as good
+ASYMMETRY_PRIOR = np.array([0.5, 0.5])
+RIDGE_PRIOR = np.array([0.3, 0.25])
+# ln E below the measured losses, ln A, ln B, a, b: about half of the loss at the data's mean can still fall,
+# N and D having like shares. Weak on purpose: tiny proxies are far above E, published ladders near it.
+FLOOR_PRIOR = ((-0.69, 0.5), (-0.69, 1.5), (-0.69, 1.5), (0.35, 0.15), (0.35, 0.15))
+LEVEL_SD = 0.003  # relative loss that the floor's law misses at a setting
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Relative standard deviations of a run's loss."""
+
+    paired: float  # between runs of one seed
+    seed: float  # over seeds
+
+
+def priors(sweep: Sweep, floor: Array, noise: Noise, scatter_sd: float) -> tuple[Array, Array]:
+    """Mean and sd of every unknown, (Q,) each.
+
+    Args:
+        sweep: the observations.
+        floor: (R,) ln loss at the optimum of each row's setting, as far as known.
+        noise: as far as known.
+        scatter_sd: octaves by which the optimum of a setting strays from the log-linear drift.
+    """
+    layout = sweep.layout
+    each = [NAMED_PRIORS.get(parameter.name, WEAK_PRIOR) for parameter in sweep.parameters]
+    law = np.array(FLOOR_PRIOR)
+    law[0, 0] += np.median(floor)
+    drift = np.array([[(0.0, CENTER_SD), p.by_params, p.by_tokens] for p in each])  # (P, 3, 2)
+    drift[:, 0, 0] = center_of_good_runs(sweep, floor, noise)
+    curvature = np.array([p.log_curvature for p in each])
+    level_sd = np.sqrt(LEVEL_SD**2 + noise.seed**2 - noise.paired**2)  # with the luck of the main seed
+    s, p, g = layout.num_settings, layout.num_parameters, layout.num_shifts
+    effects = np.zeros(s), np.zeros((s, p)), np.zeros(g)
+    spreads = np.full(s, level_sd), np.full((s, p), scatter_sd), np.full(g, np.sqrt(2.0) * noise.seed)
+    mean, sd = (
+        Unknowns(law[:, i], drift[..., i], curvature[:, i], ASYMMETRY_PRIOR[i], RIDGE_PRIOR[i], *strays)
+        for i, strays in enumerate((effects, spreads))
+    )
+    return layout.pack(mean), layout.pack(sd)
+
+
+def center_of_good_runs(sweep: Sweep, floor: Array, noise: Noise) -> Array:
+    """Mean coordinates (P,) of the runs, weighted by how good they are; moves with the units, as it must."""
+    excess = np.maximum(sweep.log_loss - floor, 0.0)
+    weights = np.exp(-excess / max(GOOD_EXCESS, 2.0 * noise.paired))
+    return np.asarray(weights @ sweep.rows.coordinates / weights.sum())

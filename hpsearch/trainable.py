@@ -1,0 +1,63 @@
+"""What Ray Tune runs in every slot's process: a thin worker that passes segments to a runner.
+
+It imports neither torch nor mlflow, so a worker starts in a second; the model lives with the runner.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any, Protocol
+
+import ray
+from ray import tune
+from ray.exceptions import RayActorError
+
+from trials.trial import Assignment, Measurement, Outcome
+
+RETRY_S = 1.0  # between attempts to reach a runner that restarts
+
+
+class Runner(Protocol):
+    """Trains segments of trials. Both calls are idempotent by trial, so a caller may die and ask again.
+
+    A trial's own fault is a measurement with outcome DIVERGED or FAIL; only infrastructure raises.
+    """
+
+    def advance(self, assignment: Assignment) -> Measurement:
+        """Trains to the assignment's rung and measures there. Blocks."""
+        ...
+
+    def release(self, trial_id: str) -> None:
+        """Forgets a trial and frees what it holds."""
+        ...
+
+
+class Trial(tune.Trainable):
+    """One trial as Ray Tune sees it: every step is one segment, from rung to rung."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        from hpsearch.runners import connect  # here, so that the driver can name this class without an actor
+
+        self._assignment = Assignment.from_dict(config["assignment"])
+        self._runner = connect(config["runner"], config["num_workers"])
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._assignment = Assignment.from_dict(new_config["assignment"])
+        return True
+
+    def step(self) -> dict[str, Any]:
+        # As text: Ray Tune flattens nested results.
+        return {"measurement": json.dumps(advance(self._runner, self._assignment).to_dict())}
+
+
+def advance(runner: Runner, assignment: Assignment) -> Measurement:
+    """One segment; waits out a runner that restarts, and turns the trial's own fault into a measurement."""
+    while True:
+        try:
+            return runner.advance(assignment)
+        except RayActorError:
+            time.sleep(RETRY_S)  # the runner restarts by itself and finds the trial's checkpoint
+        except ray.exceptions.RayTaskError as error:
+            cause = f"{type(error.cause).__name__}: {error.cause}"
+            return Measurement.fault(assignment, Outcome.FAIL, cause)

@@ -1,0 +1,250 @@
+"""The recommendation: a value for every parameter at the target, with its interval, reason and evidence.
+
+It refuses, with the reason, where a value would be a guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from hpsearch.events import TrialState
+from hpsearch.domains import SEARCHABLE
+from hpsearch.state import SearchState
+from hpsearch.surface import Estimate, Surface
+from hpsearch.targets import ResolvedTarget
+from hpsearch.transfer.proof import can_predict, fit_search, proof_result
+from hpsearch.transfer.status import Status, decide
+from search_spaces.errors import UserError
+from search_spaces.parameter import Parameter
+
+MAX_REACH_PARAMS = 16.0  # beyond the largest size measured; a ladder of 16x has shown no more
+MAX_REACH_TOKENS = 64.0  # beyond the largest budget measured: sizes at equal tokens per parameter move both
+EDGE_OCTAVES = 0.25  # an optimum this near the end of the range may lie beyond it
+
+
+class Frozen(BaseModel):
+    """Base of the parts of a recommendation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Recommended(Frozen):
+    """One parameter at the target."""
+
+    value: float
+    low80: float
+    high80: float
+    low95: float
+    high95: float
+    status: Status
+    reason: str
+    damage: float  # expected cost of this value, as a fraction of the loss
+    damage_bound90: float
+
+
+class Evidence(Frozen):
+    """What the recommendation rests on."""
+
+    trials: int
+    observations: int
+    settings: int
+    sizes: tuple[int, ...]  # non-embedding parameters
+    flops: int
+    pruned: int
+    diverged: int
+    noise: float  # relative sd of a run's loss over seeds
+    ledger_seq: int
+
+
+class Recommendation(Frozen):
+    """All that a training lead carries away. Fractions are of the loss."""
+
+    search: str
+    target: str
+    target_params: int  # non-embedding
+    target_tokens: float
+    parameters: dict[str, Recommended]
+    expected_regret: float
+    regret_bound90: float
+    predicted_loss: float
+    predicted_loss_low80: float
+    predicted_loss_high80: float
+    reach_params: float  # target over largest measured
+    reach_tokens: float
+    exponents: dict[str, dict[str, dict[str, float]]]
+    backtest: dict[str, Any] | None
+    proof: dict[str, Any] | None
+    evidence: Evidence
+    warnings: tuple[str, ...]
+    refused: str | None
+
+
+def recommend(state: SearchState, target: ResolvedTarget) -> Recommendation:
+    """Fits the surface to all of a search and reads it at the target.
+
+    Raises:
+        UserError: too little was measured to fit anything.
+    """
+    if not can_predict(state):
+        raise UserError(
+            f"{state.spec.name}: too few finished measurements to recommend from; resume or widen the search"
+        )
+    surface = fit_search(state, proof=True)
+    params, tokens = target.architecture.params, target.tokens
+    estimates = surface.optimum(params, tokens)
+    values = {parameter.name: _usable(parameter, estimates[parameter.name]) for parameter in state.spec.parameters}
+    regret = surface.expected_regret(params, tokens, values)
+    loss = surface.predict_loss(params, tokens, values)
+    proof = proof_result(state, surface.noise_fraction)
+    return Recommendation(
+        search=state.spec.name,
+        target=target.name,
+        target_params=params,
+        target_tokens=tokens,
+        parameters={**_searched(state, surface, estimates, values, target), **_fixed(state)},
+        expected_regret=regret.mean,
+        regret_bound90=regret.bound90,
+        predicted_loss=loss.median,
+        predicted_loss_low80=loss.low80,
+        predicted_loss_high80=loss.high80,
+        reach_params=params / surface.sweep.settings[:, 0].max(),
+        reach_tokens=tokens / surface.sweep.settings[:, 1].max(),
+        exponents={name: asdict(exponents) for name, exponents in surface.exponents.items()},
+        backtest={name: asdict(tested) for name, tested in surface.backtest.items()} or None,
+        proof=asdict(proof[0]) if proof else None,
+        evidence=_evidence(state, surface),
+        warnings=tuple(_warnings(state, surface, target, values)),
+        refused=_refusal(surface, target) or None,
+    )
+
+
+def _usable(parameter: Parameter, estimate: Estimate) -> float:
+    """The decision, held to allowed values only where the space lists them."""
+    return parameter.nearest(estimate.value) if parameter.values or parameter.integer else estimate.value
+
+
+def _searched(
+    state: SearchState,
+    surface: Surface,
+    estimates: Any,
+    values: dict[str, float],
+    target: ResolvedTarget,
+) -> dict[str, Recommended]:
+    recommended = {}
+    for parameter in state.spec.parameters:
+        estimate, value = estimates[parameter.name], values[parameter.name]
+        decided = decide(surface, parameter, value, target.architecture.params, target.tokens)
+        intervals = {key: getattr(estimate, key) for key in ("low80", "high80", "low95", "high95")}
+        recommended[parameter.name] = Recommended(value=value, **intervals, **asdict(decided))
+    return recommended
+
+
+def _fixed(state: SearchState) -> dict[str, Recommended]:
+    """What the user fixed comes back as it was: the searched values hold beside it."""
+    fixed = [name for name in SEARCHABLE if name not in state.spec.space]
+    return {
+        name: Recommended(
+            value=value,
+            low80=value,
+            high80=value,
+            low95=value,
+            high95=value,
+            status=Status.FIXED,
+            reason="in the search file" if name in state.spec.fixed else "hpsearch's default, GPT-3's value",
+            damage=0.0,
+            damage_bound90=0.0,
+        )
+        for name, value in ((name, state.spec.value(name)) for name in fixed)
+    }
+
+
+def _evidence(state: SearchState, surface: Surface) -> Evidence:
+    states = [trial.state for trial in state.trials.values()]
+    return Evidence(
+        trials=len(states),
+        observations=surface.num_observations,
+        settings=surface.num_settings,
+        sizes=tuple(sorted({int(size) for size in surface.sweep.settings[:, 0]})),
+        flops=state.spent_flops,
+        pruned=states.count(TrialState.PRUNED),
+        diverged=states.count(TrialState.DIVERGED),
+        noise=surface.noise_fraction,
+        ledger_seq=state.seq,
+    )
+
+
+def _refusal(surface: Surface, target: ResolvedTarget) -> str:
+    """Why the recommendation would be a guess; empty where it is not."""
+    settings = surface.sweep.settings
+    if surface.num_settings < 2:
+        return "one setting only: no drift can be seen; add a proxy or a rung"
+    params, tokens = target.architecture.params / settings[:, 0].max(), target.tokens / settings[:, 1].max()
+    if params > MAX_REACH_PARAMS:
+        return (
+            f"reach: the target has {params:,.0f}x the parameters of the largest size measured, at most "
+            f"{MAX_REACH_PARAMS:.0f}x is supported; add larger proxies, or --accept-reach"
+        )
+    if tokens > MAX_REACH_TOKENS:
+        return (
+            f"reach: the target has {tokens:,.0f}x the tokens of the longest run measured, at most "
+            f"{MAX_REACH_TOKENS:.0f}x is supported; raise rung_ratios, or --accept-reach"
+        )
+    return ""
+
+
+def _warnings(state: SearchState, surface: Surface, target: ResolvedTarget, values: dict[str, float]) -> Iterator[str]:
+    settings = surface.sweep.settings
+    if len(set(settings[:, 0])) < 3:
+        yield f"{len(set(settings[:, 0]))} sizes measured: the drift with N cannot be checked; use three or more"
+    for parameter in state.spec.parameters:
+        yield from _parameter_warnings(state, surface, parameter)
+    for name, tested in surface.backtest.items():
+        if not tested.inside:
+            yield (
+                f"{name}: predicted from the smaller sizes it missed the fitted optimum at N = {tested.params:,.0f} "
+                f"({tested.fitted:.3g} outside [{tested.predicted.low80:.3g}, {tested.predicted.high80:.3g}])"
+            )
+    batch_tokens = (
+        round(values.get("batch_sequences", 0) or state.spec.value("batch_sequences")) * state.spec.context_tokens
+    )
+    if target.published_batch_tokens and target.published_batch_tokens != batch_tokens:
+        yield (
+            f"batch: measured at {batch_tokens:,} tokens a step, {target.name} was trained with "
+            f"{target.published_batch_tokens:,}; the learning rate holds for the measured one"
+        )
+    if state.closed is None or not state.closed.complete:
+        yield "the search is not complete; `hpsearch resume` first"
+
+
+def _parameter_warnings(state: SearchState, surface: Surface, parameter: Parameter) -> Iterator[str]:
+    exponents = surface.exponents[parameter.name]
+    for axis, exponent in (("N", exponents.params), ("D", exponents.tokens)):
+        if exponent.prior_only and not parameter.freezable:
+            yield f"{parameter.name}: its drift with {axis} is the prior's, the trials cannot tell it"
+    low, high = parameter.bounds
+    for params, tokens in _largest_settings(state, surface):
+        center = parameter.coordinate(_inside_domain(parameter, surface.optimum(params, tokens)[parameter.name].median))
+        if not parameter.freezable and not low + EDGE_OCTAVES <= center <= high - EDGE_OCTAVES:
+            yield (
+                f"{parameter.name}: the optimum at N = {params:,.0f} lies at the edge of the space "
+                f"({parameter.value(center):.3g} of [{parameter.low:g}, {parameter.high:g}]); widen it"
+            )
+
+
+def _largest_settings(state: SearchState, surface: Surface) -> list[tuple[float, float]]:
+    """The longest budget of each size of the ladder."""
+    sizes = {state.spec.architecture(proxy).params for proxy in state.spec.ladder}
+    longest: dict[float, float] = {}
+    for params, tokens in surface.sweep.settings:
+        if int(params) in sizes:
+            longest[params] = max(tokens, longest.get(params, 0.0))
+    return sorted(longest.items())
+
+
+def _inside_domain(parameter: Parameter, value: float) -> float:
+    """A median may lie outside the range, and a linear one's even outside the domain."""
+    return min(max(value, parameter.low), parameter.high)

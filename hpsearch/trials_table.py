@@ -1,0 +1,74 @@
+"""Trials as a table: one row a measurement, the form in which everything behind the search reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from hpsearch.events import Role
+from hpsearch.ledger import Ledger
+from hpsearch.state import SearchState, Trial, fold
+from trials.trial import Measurement, Outcome
+
+
+def read_state(ledger_path: Path) -> SearchState:
+    """The search as its ledger tells it.
+
+    Raises:
+        UserError: the ledger cannot be read.
+    """
+    ledger = Ledger(ledger_path)
+    try:
+        return fold(((entry.seq, entry.event) for entry in ledger.read()), str(ledger_path))
+    finally:
+        ledger.close()
+
+
+def trials_table(state: SearchState) -> pd.DataFrame:
+    """All measurements of a search.
+
+    Returns:
+        A row a measurement: trial, number, role, repeat_of, state, proxy, rung, seed, corpus, params (non-embedding N),
+        tokens (D), outcome, loss (annealed; NaN where there is none), raw_loss, far_loss, train_loss,
+        gradient_norm, flops (anneal included), seconds, and a column for each searched parameter.
+    """
+    rows = [
+        _row(state, trial, rung, measurement)
+        for trial in state.trials.values()
+        for rung, measurement in enumerate(trial.measurements)
+    ]
+    return pd.DataFrame(rows)
+
+
+def observations(state: SearchState, proof: bool) -> pd.DataFrame:
+    """What the surface is fitted to; with `proof` false, only what was known before the proof."""
+    table = trials_table(state)
+    return table if proof or table.empty else table[table["role"] != Role.PROOF].reset_index(drop=True)
+
+
+def _row(state: SearchState, trial: Trial, rung: int, measurement: Measurement) -> dict[str, object]:
+    measured = measurement.outcome is Outcome.MEASURED
+    nan = float("nan")
+    return {
+        "trial": trial.trial_id,
+        "number": trial.asked.number,
+        "role": str(trial.asked.role),
+        "repeat_of": trial.asked.repeat_of,
+        "state": str(trial.state),
+        "proxy": trial.asked.proxy,
+        "rung": rung,
+        "seed": trial.config.seed,
+        "corpus": state.opened.corpus_id,
+        "params": trial.config.architecture.params,
+        "tokens": measurement.tokens,
+        "outcome": str(measurement.outcome),
+        "loss": measurement.loss if measured else nan,
+        "raw_loss": measurement.raw_loss if measured else nan,
+        "far_loss": measurement.far_loss if measured else nan,
+        "train_loss": measurement.train_loss if measured else nan,
+        "gradient_norm": measurement.gradient_norm if measured else nan,
+        "flops": measurement.flops + measurement.anneal_flops,
+        "seconds": measurement.seconds,
+        **trial.asked.values,
+    }

@@ -1,0 +1,247 @@
+"""What a person sees of a search in the terminal: progress while it runs, tables when it is done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import isinf
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from hpsearch.events import Role, TrialState
+from hpsearch.folder import SearchFolder
+from hpsearch.plan import PROOF, architecture, rung_tokens, trial_flops
+from hpsearch.spec import Spec
+from hpsearch.state import SearchState
+from hpsearch.transfer.recommend import Recommendation
+
+REDRAWS_PER_S = 2.0
+STATE_STYLES = {
+    "COMPLETE": "green",
+    "PRUNED": "yellow",
+    "DIVERGED": "red",
+    "FAIL": "bold red",
+    "STOPPED": "magenta",
+}
+
+
+class QuietView:
+    """Shows nothing."""
+
+    def note(self, text: str) -> None:
+        pass
+
+    def update(self, state: SearchState) -> None:
+        pass
+
+
+class LiveView:
+    """Redraws a summary in place; on a pipe it prints a line now and then."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live: Live | None = None
+        self._started_s = time.monotonic()
+        self._started_flops = -1
+        self._drawn_s = 0.0
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Shows progress while the block runs."""
+        if not self._console.is_terminal:
+            yield
+            return
+        with Live(console=self._console, auto_refresh=False) as live:
+            self._live = live
+            yield
+        self._live = None
+
+    def note(self, text: str) -> None:
+        self._console.print(Text(text, style="dim"))
+
+    def update(self, state: SearchState) -> None:
+        now_s = time.monotonic()
+        if self._started_flops < 0:
+            self._started_s, self._started_flops = now_s, state.spent_flops
+        interval_s = 1 / REDRAWS_PER_S if self._live else 15.0
+        if now_s - self._drawn_s < interval_s and state.closed is None:
+            return
+        self._drawn_s = now_s
+        if self._live:
+            self._live.update(progress(state, self._eta_s(state, now_s)), refresh=True)
+        else:
+            self._console.print(_line(state, self._eta_s(state, now_s)))
+
+    def _eta_s(self, state: SearchState, now_s: float) -> float:
+        """Seconds until the budget is spent at the pace so far: an upper bound, as the trials may end before."""
+        done = state.spent_flops - self._started_flops
+        return (state.spec.budget_flops - state.spent_flops) * (now_s - self._started_s) / done if done > 0 else 0.0
+
+
+def progress(state: SearchState, eta_s: float) -> RenderableType:
+    """A row a proxy: what runs, what waits, what is done, the best so far."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("proxy", "N", "trials", "running", "rungs", "best loss", "at learning rate"):
+        table.add_column(heading, justify="right" if heading != "proxy" else "left")
+    proxies = [*range(len(state.spec.ladder)), *([PROOF] if state.spec.proof else [])]
+    for proxy in proxies:
+        table.add_row(*_proxy_row(state, proxy))
+    return Group(table, _line(state, eta_s))
+
+
+def plan_table(spec: Spec) -> Table:
+    """What a search would do, before anything is spent."""
+    table = Table(title=f"{spec.name}: {spec.budget_flops:.3g} FLOPs at most, {spec.slots} slots")
+    for heading in ("proxy", "N (non-embedding)", "trials", "rungs (tokens)", "FLOPs a full trial"):
+        table.add_column(heading, justify="right" if heading != "proxy" else "left")
+    batch = int(
+        spec.space["batch_sequences"].ends[0] if "batch_sequences" in spec.space else spec.value("batch_sequences")
+    )
+    proxies = [*range(len(spec.ladder)), *([PROOF] if spec.proof else [])]
+    for proxy in proxies:
+        trials = spec.proof.trials if proxy == PROOF and spec.proof else spec.ladder[proxy].trials
+        table.add_row(
+            _name(proxy, architecture(spec, proxy).width, architecture(spec, proxy).depth),
+            f"{architecture(spec, proxy).params:,}",
+            str(trials) if proxy == PROOF else f"{trials} + {spec.repeats} repeats",
+            " / ".join(f"{tokens:,}" for tokens in rung_tokens(spec, proxy, batch)),
+            f"{trial_flops(spec, proxy):.3g}",
+        )
+    return table
+
+
+def recommendation_table(recommendation: Recommendation) -> RenderableType:
+    """The recommendation as a person reads it."""
+    table = Table(
+        title=f"{recommendation.target}: N = {recommendation.target_params:,}, D = {recommendation.target_tokens:.3g}",
+        title_justify="left",
+    )
+    for heading in ("parameter", "value", "80 % interval", "status", "may cost (90 %)", "reason"):
+        table.add_column(heading, overflow="fold")
+    for name, value in recommendation.parameters.items():
+        fixed = value.low80 == value.high80
+        interval = "" if fixed else f"{value.low80:.3g} to {value.high80:.3g}"
+        cost = "" if fixed else f"{value.damage_bound90:.2%}"
+        table.add_row(name, f"{value.value:.4g}", interval, str(value.status), cost, value.reason)
+    return Group(table, *[Text.from_markup(line) for line in _recommendation_lines(recommendation)])
+
+
+def proof_table(recommendation: Recommendation) -> RenderableType:
+    """Predicted with its interval, measured, lost, noise; nothing where no proof was held."""
+    proof = recommendation.proof
+    if proof is None:
+        return Text("no proof: the search file asks for none, or its trials did not bracket an optimum", style="dim")
+    table = Table(
+        title=f"proof at N = {proof['params']:,}, D = {proof['tokens']:,}, never swept before",
+        title_justify="left",
+    )
+    for heading in ("", proof["parameter"], "80 % interval"):
+        table.add_column(heading)
+    table.add_row("predicted", f"{proof['predicted']:.4g}", f"{proof['low80']:.3g} to {proof['high80']:.3g}")
+    table.add_row(
+        "measured",
+        f"{proof['measured']:.4g}",
+        f"{proof['measured_low80']:.3g} to {proof['measured_high80']:.3g}",
+    )
+    probes = ", ".join(
+        f"{value:.3g}: {'diverged' if isinf(loss) else f'{loss:.4f}'}" for value, loss in proof["probes"]
+    )
+    return Group(
+        table,
+        Text(f"lost by the prediction {proof['lost']:.2%}, noise of one run {proof['noise']:.2%} (trials: {probes})"),
+    )
+
+
+def trial_counts(state: SearchState) -> str:
+    """`12 COMPLETE, 20 PRUNED, ...`"""
+    states = [trial.state for trial in state.trials.values()]
+    return ", ".join(f"{states.count(kind)} {kind}" for kind in TrialState if kind in states)
+
+
+def occupancy_line(state: SearchState) -> str:
+    """Where the device's time went."""
+    seconds = state.closed.device_seconds if state.closed else {}
+    if not seconds.get("span_s"):
+        return "no device time was recorded"
+    idle_s = seconds["span_s"] - seconds["training_s"] - seconds["measuring_s"] - seconds["admitting_s"]
+    return (
+        f"occupancy {seconds['occupancy']:.0%} of {seconds['span_s']:.0f} s: steps and branches {seconds['training_s']:.0f} s, "
+        f"validation {seconds['measuring_s']:.0f} s; the rest: admitting {seconds['admitting_s']:.1f} s, idle {idle_s:.0f} s"
+    )
+
+
+def where_to_look(folder: SearchFolder) -> str:
+    """The files of a search, and the command that opens its trials."""
+    return (
+        f"recipe  {folder.recipe}\nfigure  {folder.figure}\ntable   {folder.trials_table}\n"
+        f"trials  hpsearch ui {folder.name}"
+    )
+
+
+def search_summary(state: SearchState, folder: SearchFolder) -> dict[str, Any]:
+    """A search in a few words, for lists and programs."""
+    closed = state.closed
+    kind = "complete" if closed is not None and closed.complete else "stopped" if closed is not None else "interrupted"
+    return {
+        "name": folder.name,
+        "state": kind,
+        "trials": len(state.trials),
+        "counts": trial_counts(state),
+        "spent_flops": state.spent_flops,
+        "budget_flops": state.spec.budget_flops,
+        "folder": str(folder.path),
+    }
+
+
+def _proxy_row(state: SearchState, proxy: int) -> tuple[str, ...]:
+    spec = state.spec
+    role = Role.PROOF if proxy == PROOF else Role.EXPLORE
+    trials = state.of(proxy, role) + (state.of(proxy, Role.REPEAT) if proxy != PROOF else [])
+    asked = spec.proof.trials if proxy == PROOF and spec.proof else spec.ladder[proxy].trials + spec.repeats
+    running = sum(trial.state is TrialState.RUNNING for trial in trials)
+    num_rungs = max((len(trial.asked.rungs) for trial in trials), default=0)
+    rungs = " / ".join(str(sum(len(trial.measurements) > rung for trial in trials)) for rung in range(num_rungs))
+    best = min(trials, key=lambda trial: (-len(trial.measurements), trial.loss), default=None)
+    shown = best is not None and not isinf(best.loss)
+    return (
+        _name(proxy, architecture(spec, proxy).width, architecture(spec, proxy).depth),
+        f"{architecture(spec, proxy).params:,}",
+        f"{len(trials)}/{asked}",
+        str(running),
+        rungs,
+        f"{best.loss:.4f}" if best is not None and shown else "",
+        f"{best.config.learning_rate:.3g}" if best is not None and shown else "",
+    )
+
+
+def _name(proxy: int, width: int, depth: int) -> str:
+    return f"{'proof ' if proxy == PROOF else ''}{width}x{depth}"
+
+
+def _line(state: SearchState, eta_s: float) -> Text:
+    share = state.spent_flops / state.spec.budget_flops
+    eta = f", at most {eta_s:.0f} s left" if eta_s > 0 and state.closed is None else ""
+    return Text(f"{share:4.0%} of {state.spec.budget_flops:.3g} FLOPs spent, {trial_counts(state)}{eta}")
+
+
+def _recommendation_lines(recommendation: Recommendation) -> Iterator[str]:
+    evidence = recommendation.evidence
+    yield (
+        f"expected regret {recommendation.expected_regret:.2%}, at most {recommendation.regret_bound90:.2%} (90 %); loss "
+        f"{recommendation.predicted_loss:.3f} ({recommendation.predicted_loss_low80:.3f} to "
+        f"{recommendation.predicted_loss_high80:.3f})"
+    )
+    yield (
+        f"from {evidence.trials} trials ({evidence.pruned} pruned, {evidence.diverged} diverged), {evidence.observations} "
+        f"measurements at {evidence.settings} settings, {evidence.flops:.3g} FLOPs, noise {evidence.noise:.2%}; reach "
+        f"{recommendation.reach_params:,.1f}x in N, {recommendation.reach_tokens:,.1f}x in D"
+    )
+    for warning in recommendation.warnings:
+        yield f"[yellow]warning[/] {warning}"
+    if recommendation.refused:
+        yield f"[bold red]refused[/] {recommendation.refused}"

@@ -1,0 +1,78 @@
+"""A tiny text and tiny trials: small enough that a hundred steps take a third of a second."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+from trials.architecture import Architecture
+from trials.corpus import Split
+from trials.tokens import TOKEN_DTYPE, TokenSet
+from trials.trial import Assignment, Measurement, Outcome, TrialConfig
+
+settings.register_profile("trials", deadline=None)  # the first call of a product takes torch a second
+settings.load_profile("trials")
+
+ARCHITECTURE = Architecture(width=16, depth=2, heads=2, context_tokens=16, vocabulary=61)
+CONFIG = TrialConfig(
+    architecture=ARCHITECTURE,
+    batch_sequences=4,
+    learning_rate=1e-2,
+    warmup_tokens=5 * 64,
+    decay_share=0.2,
+    weight_decay=0.1,
+    beta1=0.9,
+    beta2=0.95,
+    eps=1e-8,
+    gradient_clip=1.0,
+    seed=3,
+)
+STEP_TOKENS = CONFIG.step_tokens
+VALIDATION_TOKENS = 512
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tiny products are slower on two threads than on one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def token_set(tmp_path_factory: pytest.TempPathFactory) -> TokenSet:
+    """A text of 61 tokens, each of which narrows the next down to three."""
+    directory = tmp_path_factory.mktemp("tokens")
+    num_tokens: dict[Split, int] = {"train": 20_000, "validation": 2_000, "far_validation": 2_000}
+    for stream, (split, length) in enumerate(num_tokens.items()):
+        noise = np.random.Generator(np.random.PCG64(stream)).integers(0, 3, length)
+        text = np.zeros(length, dtype=TOKEN_DTYPE)
+        for place in range(1, length):
+            text[place] = (3 * int(text[place - 1]) + 7 + noise[place]) % ARCHITECTURE.vocabulary
+        text.tofile(directory / f"{split}.bin")
+    return TokenSet(directory, "corpus", "tokenizer", ARCHITECTURE.vocabulary, num_tokens)
+
+
+def segment(folder: Path, trial_id: str, steps: int, config: TrialConfig = CONFIG) -> Assignment:
+    """A segment from the initial weights to a rung of so many steps."""
+    return Assignment(trial_id, config, steps * config.step_tokens, "", str(folder / f"{trial_id}-{steps}.safetensors"))
+
+
+def next_segment(before: Assignment, steps: int) -> Assignment:
+    """The segment that takes a trial from its rung to a later one."""
+    save_to = Path(before.save_to).with_name(f"{before.trial_id}-{steps}.safetensors")
+    rung_tokens = steps * before.config.step_tokens
+    return replace(before, rung_tokens=rung_tokens, resume_from=before.save_to, save_to=str(save_to))
+
+
+def measurement(assignment: Assignment, loss: float) -> Measurement:
+    """One that no training produced."""
+    fault = Measurement.fault(assignment, Outcome.MEASURED, "")
+    return replace(fault, loss=loss, checkpoint=assignment.save_to)

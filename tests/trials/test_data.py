@@ -1,0 +1,85 @@
+"""Batches are functions of their arguments alone, and hold-out windows never overlap."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trials.data import Tokens, training_batch, validation_batches
+
+COUNTING: Tokens = np.arange(50_000, dtype=np.uint16)  # a token is its own position
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(0, 2**40), st.integers(1, 9), st.integers(1, 99))
+def test_training_batch_is_made_of_windows_of_the_text(
+    seed: int, step: int, batch: int, context: int
+) -> None:
+    windows = training_batch(COUNTING, seed, step, batch, context)
+    assert windows.shape == (batch, context + 1)
+    assert windows.dtype == np.int64
+    assert np.array_equal(windows, windows[:, :1] + np.arange(context + 1))
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(0, 2**40))
+def test_training_batch_is_a_pure_function_of_seed_and_step(seed: int, step: int) -> None:
+    first = training_batch(COUNTING, seed, step, 8, 16)
+    assert np.array_equal(training_batch(COUNTING, seed, step, 8, 16), first)
+    assert not np.array_equal(training_batch(COUNTING, seed, step + 1, 8, 16), first)
+    assert not np.array_equal(training_batch(COUNTING, seed ^ 1, step, 8, 16), first)
+
+
+def test_streams_of_neighbouring_seeds_and_steps_share_no_draws() -> None:
+    """Streams that overlap would repeat starts more often than independent draws do."""
+    starts = [training_batch(COUNTING, seed, step, 64, 1)[:, 0] for seed in range(5) for step in range(5)]
+    drawn = np.concatenate(starts)
+    expected_unique = 49_999 * (1 - np.exp(-drawn.size / 49_999))
+    assert np.unique(drawn).size == pytest.approx(expected_unique, rel=0.02)
+
+
+def test_starts_are_uniform_and_reach_both_ends() -> None:
+    tokens = COUNTING[:12]
+    starts = np.concatenate([training_batch(tokens, 3, step, 100, 9)[:, 0] for step in range(100)])
+    counts = np.bincount(starts)
+    assert counts.size == 3
+    assert counts == pytest.approx([10_000 / 3] * 3, rel=0.05)
+
+
+def test_draws_do_not_change_with_versions() -> None:
+    """A recorded trial names its data by seed and step, so these numbers are a promise."""
+    assert training_batch(COUNTING, 1, 0, 4, 1)[:, 0].tolist() == [43367, 3822, 44141, 31266]
+    assert training_batch(COUNTING, 1, 1, 4, 1)[:, 0].tolist() == [49364, 39548, 21825, 44043]
+
+
+def test_training_batch_reads_a_memory_map(tmp_path: Path) -> None:
+    COUNTING.tofile(tmp_path / "tokens.bin")
+    mapped = np.memmap(tmp_path / "tokens.bin", dtype=np.uint16, mode="r")
+    windows = training_batch(mapped, 5, 6, 7, 8)
+    assert type(windows) is np.ndarray
+    assert np.array_equal(windows, training_batch(COUNTING, 5, 6, 7, 8))
+
+
+@given(st.integers(2, 2000), st.integers(1, 3000), st.integers(1, 64))
+def test_validation_windows_are_disjoint_and_spread(num_tokens: int, asked_tokens: int, context: int) -> None:
+    if min(num_tokens - 1, asked_tokens) < context:
+        return
+    windows = validation_batches(COUNTING[:num_tokens], asked_tokens, context)
+    num_windows = min(num_tokens - 1, asked_tokens) // context
+    assert windows.shape == (num_windows, context + 1)
+    assert np.array_equal(windows, windows[:, :1] + np.arange(context + 1))
+    targets = windows[:, 1:].ravel()
+    assert np.unique(targets).size == targets.size
+    assert targets.max() < num_tokens
+    gaps = np.diff(windows[:, 0])
+    assert gaps.size == 0 or gaps.max() - gaps.min() <= 1
+    assert num_tokens - targets.max() <= num_tokens / num_windows + 1
+
+
+def test_too_short_a_text_is_a_programming_error() -> None:
+    with pytest.raises(AssertionError, match="no window"):
+        training_batch(COUNTING[:8], 0, 0, 1, 8)
+    with pytest.raises(AssertionError, match="no window"):
+        validation_batches(COUNTING, 7, 8)

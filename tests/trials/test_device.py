@@ -1,0 +1,299 @@
+"""A device answers everybody exactly once, whatever is asked twice, broken, released or dying."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import trials.device
+from tests.trials.conftest import ARCHITECTURE, CONFIG, VALIDATION_TOKENS, measurement, next_segment, segment
+from trials import checkpoint
+from trials.checkpoint import CheckpointError, Trunk
+from trials.device import Device, DeviceTime
+from trials.stack import Stack
+from trials.tokens import TokenSet
+from trials.trial import Assignment, Measurement, Outcome
+
+TIMEOUT_S = 30.0  # of what should take a tenth of a second
+ENDLESS = 10**9  # steps
+
+WIDE = replace(CONFIG, architecture=replace(ARCHITECTURE, width=32))
+LARGE_BATCH = replace(CONFIG, batch_sequences=8)
+
+
+@pytest.fixture
+def device(token_set: TokenSet) -> Device:
+    return new_device(token_set, slots=2)
+
+
+def new_device(token_set: TokenSet, slots: int) -> Device:
+    return Device(token_set, slots, threads=1, validation_tokens=VALIDATION_TOKENS)
+
+
+def ask(device: Device, assignment: Assignment) -> Future[Measurement]:
+    """Asks in a thread of its own, which no failure of a test waits for."""
+    future: Future[Measurement] = Future()
+
+    def wait() -> None:
+        try:
+            future.set_result(device.advance(assignment))
+        except Exception as error:
+            future.set_exception(error)
+
+    threading.Thread(target=wait, daemon=True).start()
+    return future
+
+
+def answer(future: Future[Measurement]) -> Measurement:
+    return future.result(TIMEOUT_S)
+
+
+def wait_until_asked(device: Device, num_segments: int) -> None:
+    """Returns when so many segments are known; only for a device's own thread, which is who hears of them."""
+    with device._changed:
+        assert device._changed.wait_for(lambda: len(device._jobs) >= num_segments, TIMEOUT_S)
+
+
+def before(monkeypatch: pytest.MonkeyPatch, method: str, call: Callable[[Stack], None]) -> None:
+    """Has every stack made from now on call this first, in its device's thread."""
+    watched: type[Stack] = vars(trials.device)["Stack"]  # hooks add up
+
+    def called(self: Stack, *args: Assignment) -> object:
+        call(self)
+        return getattr(watched, method)(self, *args)
+
+    monkeypatch.setattr(trials.device, "Stack", type("Watched", (watched,), {method: called}))
+
+
+@pytest.fixture
+def admitted(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set when a trial has been put into a slot and is about to be trained."""
+    event = threading.Event()
+    before(monkeypatch, "step", lambda _: event.set())
+    return event
+
+
+@pytest.fixture
+def admissions(monkeypatch: pytest.MonkeyPatch) -> list[Stack]:
+    """The stack of each admission so far."""
+    stacks: list[Stack] = []
+    before(monkeypatch, "admit", stacks.append)
+    return stacks
+
+
+def test_segment_asked_twice_is_trained_once(device: Device, admissions: list[Stack], tmp_path: Path) -> None:
+    assignment = segment(tmp_path, "a", 20)
+    first, second = ask(device, assignment), ask(device, replace(assignment))
+    assert answer(first) is answer(second)
+    assert answer(ask(device, assignment)) is answer(first)
+    assert len(admissions) == 1
+
+
+def test_trial_goes_from_rung_to_rung(device: Device, tmp_path: Path) -> None:
+    first = segment(tmp_path, "a", 20)
+    second = next_segment(first, 40)
+    measured = [device.advance(first), device.advance(second)]
+    assert [m.outcome for m in measured] == [Outcome.MEASURED] * 2
+    assert [m.tokens for m in measured] == [first.rung_tokens, second.rung_tokens]
+    assert measured[1].loss < measured[0].loss
+
+
+def test_file_that_is_there_answers_without_training(device: Device, admissions: list[Stack], tmp_path: Path) -> None:
+    """Nobody looks inside: not at the tensors, nor at whether its trunk could be gone on from."""
+    assignment = replace(segment(tmp_path, "a", 20), resume_from=str(tmp_path / "absent"))
+    saved = measurement(assignment, loss=1.25)
+    checkpoint.save(Path(assignment.save_to), Trunk(0, {}), saved, 4.0)
+    assert device.advance(assignment) == saved
+    assert admissions == []
+    assert device.time.training_s == 0.0
+
+
+def test_new_device_takes_up_what_an_old_one_left(token_set: TokenSet, tmp_path: Path) -> None:
+    first = segment(tmp_path, "a", 20)
+    measured = new_device(token_set, slots=2).advance(first)
+    device = new_device(token_set, slots=1)
+    assert device.advance(first) == measured
+    assert device.advance(next_segment(first, 40)).outcome is Outcome.MEASURED
+
+
+@pytest.mark.parametrize("broken", ["resume_from", "save_to"])
+def test_broken_checkpoint_answers_its_own_caller(device: Device, tmp_path: Path, broken: str) -> None:
+    file = tmp_path / "broken.safetensors"
+    file.write_bytes(b"not a checkpoint")
+    segments = {
+        "resume_from": replace(segment(tmp_path, "bad", 20), resume_from=str(file)),
+        "save_to": replace(segment(tmp_path, "bad", 20), save_to=str(file)),
+    }
+    bad = ask(device, segments[broken])
+    good = ask(device, segment(tmp_path, "good", 20))
+    with pytest.raises(CheckpointError, match=r"broken\.safetensors"):
+        answer(bad)
+    assert answer(good).outcome is Outcome.MEASURED
+
+
+def test_divergence_answers_its_own_caller(device: Device, tmp_path: Path) -> None:
+    bad = ask(device, segment(tmp_path, "bad", 60, replace(CONFIG, learning_rate=1e30)))
+    good = ask(device, segment(tmp_path, "good", 20))
+    assert answer(bad).outcome is Outcome.DIVERGED
+    assert answer(good).outcome is Outcome.MEASURED
+
+
+def test_more_trials_than_slots_are_all_trained(device: Device, tmp_path: Path) -> None:
+    futures = [ask(device, segment(tmp_path, str(k), 20, replace(CONFIG, seed=k))) for k in range(7)]
+    measured = [answer(future) for future in futures]
+    assert [m.trial_id for m in measured] == [str(k) for k in range(7)]
+    assert {m.slots for m in measured} <= {1, 2}
+
+
+@pytest.mark.parametrize("config", [WIDE, LARGE_BATCH, CONFIG])
+def test_shapes_have_their_turns(token_set: TokenSet, tmp_path: Path, config: object) -> None:
+    """A short trial of another shape, or of the same, ends while a long one is trained."""
+    assert isinstance(config, type(CONFIG))
+    device = new_device(token_set, slots=2)
+    endless = ask(device, segment(tmp_path, "endless", ENDLESS))
+    assert answer(ask(device, segment(tmp_path, "short", 40, config))).outcome is Outcome.MEASURED
+    assert not endless.done()
+    device.release("endless")
+
+
+def test_turns_are_taken_evenly(token_set: TokenSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    device = new_device(token_set, slots=2)
+    widths: list[int] = []
+    before(monkeypatch, "admit", lambda _: wait_until_asked(device, 2))
+    before(monkeypatch, "step", lambda stack: widths.append(stack.architecture.width))
+    for future in [ask(device, segment(tmp_path, str(c.architecture.width), 48, c)) for c in (CONFIG, WIDE)]:
+        answer(future)
+    first, second = sorted({16, 32}, key=lambda width: width != widths[0])  # whichever came first
+    assert widths == 3 * (16 * [first] + 16 * [second])
+
+
+def test_release_frees_the_slot_and_forgets(
+    token_set: TokenSet, admitted: threading.Event, admissions: list[Stack], tmp_path: Path
+) -> None:
+    device = new_device(token_set, slots=1)
+    endless = ask(device, segment(tmp_path, "endless", ENDLESS))
+    assert admitted.wait(TIMEOUT_S)
+    waiting = ask(device, segment(tmp_path, "waiting", 20))
+    device.release("endless")
+    assert answer(waiting).outcome is Outcome.MEASURED
+    with pytest.raises(CancelledError):
+        answer(endless)
+    Path(answer(waiting).checkpoint).unlink()
+    device.release("waiting")
+    device.release("waiting")
+    again = device.advance(segment(tmp_path, "waiting", 20))
+    assert again.loss == answer(waiting).loss
+    assert len(admissions) == 3
+
+
+def test_release_of_a_queued_trial_takes_it_out(
+    token_set: TokenSet, monkeypatch: pytest.MonkeyPatch, admissions: list[Stack], tmp_path: Path
+) -> None:
+    device = new_device(token_set, slots=1)
+    queued, admitted = threading.Event(), list[str]()
+
+    def note(stack: Stack) -> None:
+        if not queued.is_set():
+            admitted.append(stack.slots[0].assignment.trial_id)
+            wait_until_asked(device, 2)
+            queued.set()
+
+    before(monkeypatch, "step", note)
+    futures = {name: ask(device, segment(tmp_path, name, ENDLESS)) for name in ("a", "b")}
+    assert queued.wait(TIMEOUT_S)
+    waiting, in_slot = sorted(futures, key=lambda name: name == admitted[0])
+    device.release(waiting)
+    with pytest.raises(CancelledError):
+        answer(futures[waiting])
+    device.release(in_slot)
+    assert device.advance(segment(tmp_path, "last", 20)).outcome is Outcome.MEASURED
+    assert len(admissions) == 2
+
+
+def test_release_of_a_stranger_does_nothing(device: Device, tmp_path: Path) -> None:
+    device.release("stranger")
+    assert device.advance(segment(tmp_path, "a", 20)).outcome is Outcome.MEASURED
+
+
+@pytest.mark.parametrize("place", ["admit", "step", "measure"])
+def test_trial_released_and_asked_again_at_once(
+    device: Device, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
+) -> None:
+    """While it is admitted, trained or measured: the old question hears of the release, the new one is answered."""
+    assignment = segment(tmp_path, "a", 40)
+    again: list[Future[Measurement]] = []
+    asked_again = threading.Event()
+
+    def ask_again(stack: Stack) -> None:
+        if not again and (place != "measure" or stack.measurable):
+            device.release("a")
+            again.append(ask(device, assignment))
+            wait_until_asked(device, 1)
+            asked_again.set()
+
+    before(monkeypatch, place, ask_again)
+    first = ask(device, assignment)
+    with pytest.raises(CancelledError):
+        answer(first)
+    assert asked_again.wait(TIMEOUT_S)
+    measured = answer(again[0])
+    assert measured.flops + measured.anneal_flops == CONFIG.segment_flops(0, assignment.rung_tokens)
+    assert device.advance(segment(tmp_path, "b", 20)).outcome is Outcome.MEASURED
+
+
+@pytest.mark.parametrize("place", ["admit", "step", "measure"])
+def test_nobody_hangs_when_the_training_thread_dies(
+    token_set: TokenSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
+) -> None:
+    ended = threading.Event()
+    monkeypatch.setattr(threading, "excepthook", lambda _: ended.set())  # it would print the traceback
+    device = new_device(token_set, slots=1)
+
+    def die(_: Stack) -> None:
+        wait_until_asked(device, 2)  # one trial is in hand, another waits
+        raise MemoryError
+
+    before(monkeypatch, place, die)
+    for future in [ask(device, segment(tmp_path, trial_id, 20)) for trial_id in ("a", "b")]:
+        with pytest.raises(RuntimeError, match="training thread has ended"):
+            answer(future)
+    with pytest.raises(RuntimeError, match="training thread has ended"):
+        answer(ask(device, segment(tmp_path, "late", 20)))
+    device.release("a")
+    assert ended.wait(TIMEOUT_S)
+
+
+def test_times_add_up(device: Device, tmp_path: Path) -> None:
+    assert device.time == DeviceTime()
+    assert device.time.occupancy == 0.0
+    for future in [ask(device, segment(tmp_path, str(k), 20)) for k in range(3)]:
+        answer(future)
+    device.advance(segment(tmp_path, "last", 20))  # the turn before it is counted by then
+    time = device.time
+    assert min(time.training_s, time.measuring_s, time.admitting_s) > 0
+    assert time.training_s + time.measuring_s <= time.span_s * (1 + 1e-9)
+    assert 0 < time.occupancy <= 1 + 1e-9
+
+
+def test_occupancy_is_the_share_of_the_span_that_was_used(
+    token_set: TokenSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With a clock that moves by one second a look, a turn trains for one second and measures for one."""
+    looks = itertools.count(1.0)
+    monkeypatch.setattr(trials.device, "time", SimpleNamespace(monotonic=lambda: next(looks)))
+    device = new_device(token_set, slots=1)
+    device.advance(segment(tmp_path, "a", 40))
+    device.advance(segment(tmp_path, "b", 1))  # the turn before it is counted by then
+    time = device.time
+    turns = time.training_s
+    assert turns in (3.0, 4.0)  # the last one may not be counted yet
+    assert time.measuring_s == turns
+    assert time.span_s == 5 * turns - 3  # turns are at seconds 3 to 5, 8 to 10, ...; admissions lie between
+    assert time.occupancy == 2 * turns / time.span_s

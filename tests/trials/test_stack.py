@@ -1,0 +1,277 @@
+"""A slot among others is the trial alone, a trial interrupted is the trial unbroken, and a rung is a finished run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.trials.conftest import ARCHITECTURE, CONFIG, STEP_TOKENS, VALIDATION_TOKENS, next_segment, segment
+from tests.trials.reference import ReferenceGPT
+from trials import checkpoint, model
+from trials.checkpoint import CheckpointError
+from trials.data import training_batch, validation_batches
+from trials.stack import Stack
+from trials.tokens import TokenSet, load_split
+from trials.trial import Assignment, Measurement, Outcome, TrialConfig
+from trials.validation import HeldOut
+
+STEPS = 50
+OTHERS = [
+    replace(CONFIG, seed=3, learning_rate=3e-3, beta2=0.99),
+    replace(CONFIG, seed=8, weight_decay=0.0, gradient_clip=0.1),
+    replace(CONFIG, seed=9, warmup_tokens=0, decay_share=1.0, eps=1e-6),
+]
+LOSSES = ("loss", "raw_loss", "far_loss", "train_loss", "gradient_norm")
+
+
+@pytest.fixture(scope="module")
+def held_out(token_set: TokenSet) -> HeldOut:
+    return HeldOut(
+        *(
+            torch.from_numpy(
+                validation_batches(load_split(token_set, split), VALIDATION_TOKENS, ARCHITECTURE.context_tokens)
+            )
+            for split in ("validation", "far_validation")
+        )
+    )
+
+
+@pytest.fixture
+def stack(token_set: TokenSet, held_out: HeldOut) -> Stack:
+    return Stack(ARCHITECTURE, 4, load_split(token_set, "train"), held_out)
+
+
+def finish(stack: Stack, *assignments: Assignment) -> dict[str, Measurement]:
+    """Admits the segments and trains until the stack is empty; measurements by trial."""
+    for assignment in assignments:
+        stack.admit(assignment)
+    measured: dict[str, Measurement] = {}
+    while stack.slots:
+        stack.step()
+        measured |= {assignment.trial_id: measurement for assignment, measurement in stack.measure()}
+    return measured
+
+
+def alone(stack: Stack, assignment: Assignment) -> Measurement:
+    return finish(stack, assignment)[assignment.trial_id]
+
+
+def numbers(measurement: Measurement) -> dict[str, object]:
+    """What must not depend on when and where a trial was trained."""
+    return {k: v for k, v in measurement.to_dict().items() if k not in ("trial_id", "checkpoint", "seconds")}
+
+
+def assert_close(measurement: Measurement, expected: Measurement, rel: float) -> None:
+    assert measurement.outcome is expected.outcome is Outcome.MEASURED
+    for name in LOSSES:
+        assert getattr(measurement, name) == pytest.approx(getattr(expected, name), rel=rel), name
+
+
+def test_loss_is_that_of_a_plain_training_loop(
+    stack: Stack, held_out: HeldOut, token_set: TokenSet, tmp_path: Path
+) -> None:
+    """minGPT in torch.nn, torch's AdamW and clip, the schedule as numbers: nothing of ours but weights and data."""
+    measured = alone(stack, segment(tmp_path, "a", STEPS))
+    gpt = ReferenceGPT(ARCHITECTURE)
+    gpt.load_row(model.initial_weights(ARCHITECTURE, CONFIG.seed))
+    decayed = [p for name, p in gpt.named_parameters() if p.dim() == 2 and "wpe" not in name]
+    rest = [p for name, p in gpt.named_parameters() if p.dim() == 1 or "wpe" in name]
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8)
+    factors = [0.1, 0.3, 0.5, 0.7, 0.9] + [1.0] * 35 + [(9.5 - step) / 10 for step in range(10)]
+    raw_loss, train_losses, norms = math.nan, [], []
+    for step, factor in enumerate(factors):
+        if step == 40:
+            raw_loss = gpt(held_out.validation).item()
+        batch = training_batch(load_split(token_set, "train"), CONFIG.seed, step, 4, 16)
+        optimizer.zero_grad()
+        loss = gpt(torch.from_numpy(batch))
+        loss.backward()
+        norms.append(torch.nn.utils.clip_grad_norm_(gpt.parameters(), 1.0).item())
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-2 * factor
+        optimizer.step()
+        train_losses.append(loss.item())
+    assert measured.loss == pytest.approx(gpt(held_out.validation).item(), rel=1e-4)
+    assert measured.far_loss == pytest.approx(gpt(held_out.far_validation).item(), rel=1e-4)
+    assert measured.raw_loss == pytest.approx(raw_loss, rel=1e-4)
+    assert measured.train_loss == pytest.approx(np.mean(train_losses[40:]), rel=1e-4)
+    assert measured.gradient_norm == pytest.approx(np.mean(norms), rel=1e-3)
+    assert measured.loss < 0.75 * math.log(61), "something is learned"
+
+
+def test_slot_among_neighbours_is_the_lone_trial(stack: Stack, tmp_path: Path) -> None:
+    assignments = [segment(tmp_path / "together", str(k), STEPS, config) for k, config in enumerate([CONFIG, *OTHERS])]
+    together = finish(stack, *assignments)
+    for assignment in assignments:
+        lone = alone(stack, replace(assignment, save_to=str(tmp_path / "alone")))
+        assert_close(together[assignment.trial_id], lone, rel=1e-5)
+        assert (together[assignment.trial_id].slots, lone.slots) == (4, 1)
+
+
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.integers(0, STEPS - 1), st.sampled_from(OTHERS)), max_size=6), st.data())
+def test_comings_and_goings_do_not_disturb_a_slot(
+    stack: Stack, tmp_path: Path, arrivals: list[tuple[int, TrialConfig]], data: st.DataObject
+) -> None:
+    """Neighbours are admitted and evicted in mid-run, in an order of their own."""
+    watched, lone = segment(tmp_path / "watched", "w", STEPS), segment(tmp_path / "lone", "w", STEPS)
+    stack.admit(watched)
+    for step in range(STEPS):
+        for when, config in arrivals:
+            if when == step and len(stack.slots) < 4:
+                stack.admit(segment(tmp_path, "other", 1000, config))
+        others = [slot.assignment for slot in stack.slots if slot.assignment is not watched]
+        if others and data.draw(st.integers(0, 9)) == 0:
+            stack.evict(data.draw(st.sampled_from(others)))
+        stack.step()
+    ((assignment, measured),) = stack.measure()
+    assert assignment is watched
+    for slot in list(stack.slots):
+        stack.evict(slot.assignment)
+    assert_close(measured, alone(stack, lone), rel=1e-5)
+
+
+def test_same_seed_gives_the_same_bits(stack: Stack, token_set: TokenSet, held_out: HeldOut, tmp_path: Path) -> None:
+    first = alone(stack, segment(tmp_path, "a", STEPS))
+    other_stack = Stack(ARCHITECTURE, 1, load_split(token_set, "train"), held_out)
+    assert numbers(alone(other_stack, segment(tmp_path, "b", STEPS))) == numbers(first)
+    assert alone(stack, segment(tmp_path, "c", STEPS, replace(CONFIG, seed=4))).loss != first.loss
+
+
+def test_trials_of_one_seed_are_paired(stack: Stack, tmp_path: Path) -> None:
+    """They start from the same weights and see the same tokens, whatever else differs."""
+    slow, fast, other = (
+        segment(tmp_path, name, 2, replace(CONFIG, learning_rate=rate, decay_share=1.0, seed=seed))
+        for name, rate, seed in (("slow", 1e-6, 3), ("fast", 1e-2, 3), ("other", 1e-2, 4))
+    )
+    measured = finish(stack, slow, fast, other)
+    assert measured["slow"].raw_loss == measured["fast"].raw_loss != measured["other"].raw_loss
+    start = {name: checkpoint.load(Path(measured[name].checkpoint), ARCHITECTURE.params_total)[1] for name in measured}
+    assert start["slow"] == start["fast"] != start["other"]
+    assert measured["slow"].loss != measured["fast"].loss
+
+
+@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.integers(1, STEPS - 1), min_size=1, max_size=3, unique=True), st.sampled_from([CONFIG, *OTHERS]))
+def test_trial_over_checkpoints_is_the_trial_in_one_go_bitwise(
+    stack: Stack, tmp_path: Path, rungs: list[int], config: TrialConfig
+) -> None:
+    """So a rung's loss is that of a fresh trial whose only rung it is: earlier branches leave no trace."""
+    first, *later = [*sorted(rungs), STEPS]
+    assignment = segment(tmp_path / "rungs", "a", first, config)
+    measured = [alone(stack, assignment)]
+    for steps in later:
+        assignment = next_segment(assignment, steps)
+        measured.append(alone(stack, assignment))
+    for reached, steps in zip(measured, [first, *later], strict=True):
+        fresh = alone(stack, segment(tmp_path / "fresh", "a", steps, config))
+        for name in ("loss", "raw_loss", "far_loss", "train_loss", "anneal_flops"):
+            assert getattr(reached, name) == getattr(fresh, name), name
+        assert tensors(reached) == tensors(fresh)
+    trunk_steps = sum(m.flops for m in measured) // (STEP_TOKENS * ARCHITECTURE.training_flops_per_token)
+    assert trunk_steps == config.branch_tokens(STEPS * STEP_TOKENS) // STEP_TOKENS
+
+
+def tensors(measurement: Measurement) -> dict[str, bytes]:
+    trunk, _ = checkpoint.load(Path(measurement.checkpoint), ARCHITECTURE.params_total)
+    return {name: tensor.tobytes() for name, tensor in trunk.tensors.items()}
+
+
+def test_branch_does_not_touch_the_trunk(stack: Stack, tmp_path: Path) -> None:
+    """Branches of 2 and of 14 steps leave the same trunk behind after step 16, and different losses."""
+    short = alone(stack, segment(tmp_path, "short", 18, replace(CONFIG, decay_share=2 / 18)))
+    long = alone(stack, segment(tmp_path, "long", 30, replace(CONFIG, decay_share=14 / 30)))
+    assert tensors(short) == tensors(long)
+    assert short.raw_loss == long.raw_loss
+    assert short.loss != long.loss
+
+
+def test_measurement_says_what_was_done(stack: Stack, tmp_path: Path) -> None:
+    first = segment(tmp_path, "a", 20)
+    second = next_segment(first, 60)
+    measured = [alone(stack, first), alone(stack, second)]
+    step_flops = STEP_TOKENS * ARCHITECTURE.training_flops_per_token
+    assert [(m.flops, m.anneal_flops) for m in measured] == [
+        (16 * step_flops, 4 * step_flops),
+        (32 * step_flops, 12 * step_flops),
+    ]
+    assert measured[0].flops + measured[0].anneal_flops == CONFIG.segment_flops(0, first.rung_tokens)
+    assert measured[1].flops + measured[1].anneal_flops == CONFIG.segment_flops(16 * STEP_TOKENS, second.rung_tokens)
+    for assignment, measurement in zip((first, second), measured, strict=True):
+        assert (measurement.trial_id, measurement.tokens) == ("a", assignment.rung_tokens)
+        assert (measurement.slots, measurement.threads) == (1, torch.get_num_threads())
+        assert measurement.checkpoint == assignment.save_to
+        assert measurement.seconds > 0
+        assert checkpoint.read_measurement(Path(assignment.save_to)) == measurement
+    trunk, start_loss = checkpoint.load(Path(second.save_to), ARCHITECTURE.params_total)
+    assert trunk.tokens == 48 * STEP_TOKENS
+    assert start_loss == pytest.approx(math.log(61), rel=0.02)
+
+
+def test_annealed_loss_is_below_that_of_the_trunk(stack: Stack, tmp_path: Path) -> None:
+    measured = alone(stack, segment(tmp_path, "a", STEPS))
+    assert measured.loss < measured.raw_loss
+
+
+@pytest.mark.parametrize("learning_rate", [1e3, 1e30])
+@pytest.mark.parametrize("steps", [1, 60])
+def test_divergence_is_an_outcome_and_neighbours_survive(
+    stack: Stack, tmp_path: Path, learning_rate: float, steps: int
+) -> None:
+    wild_config = replace(CONFIG, learning_rate=learning_rate, warmup_tokens=0)
+    wild, tame = segment(tmp_path, "wild", steps, wild_config), segment(tmp_path, "tame", STEPS)
+    measured = finish(stack, wild, tame)
+    diverged = measured["wild"]
+    assert diverged.outcome is Outcome.DIVERGED
+    assert "loss" in diverged.message
+    assert "at the start" in diverged.message
+    assert diverged.checkpoint == ""
+    assert not Path(wild.save_to).exists()
+    assert all(getattr(diverged, name) == 0.0 for name in LOSSES)
+    assert 0 < diverged.flops + diverged.anneal_flops <= wild_config.segment_flops(0, wild.rung_tokens)
+    assert_close(measured["tame"], alone(stack, segment(tmp_path / "lone", "tame", STEPS)), rel=1e-5)
+
+
+def test_trial_beyond_repair_ends_long_before_its_rung(stack: Stack, tmp_path: Path) -> None:
+    config = replace(CONFIG, learning_rate=1e30, warmup_tokens=0)
+    diverged = alone(stack, segment(tmp_path, "a", 10_000, config))
+    assert diverged.flops <= 20 * STEP_TOKENS * ARCHITECTURE.training_flops_per_token
+
+
+def test_checkpoint_that_cannot_be_used_leaves_the_stack_as_it_was(stack: Stack, tmp_path: Path) -> None:
+    first = segment(tmp_path, "a", 20)
+    alone(stack, first)
+    small = replace(ARCHITECTURE, width=8)
+    other_shape = replace(next_segment(first, 60), config=replace(CONFIG, architecture=small))
+    for unusable, message in [
+        (replace(first, resume_from=str(tmp_path / "absent")), "absent"),
+        (replace(next_segment(first, 60), rung_tokens=15 * STEP_TOKENS), "past the rung's branch point"),
+        (other_shape, "parameters was expected"),
+    ]:
+        with pytest.raises(CheckpointError, match=message):
+            stack.admit(unusable)
+        assert stack.slots == []
+
+
+def test_rows_move_up_when_one_is_evicted(stack: Stack, tmp_path: Path) -> None:
+    """Whichever row is freed, the others keep their weights: each ends as it would have."""
+    expected = {str(k): alone(stack, segment(tmp_path / "lone", str(k), 20, config)) for k, config in enumerate(OTHERS)}
+    for freed in range(3):
+        assignments = [segment(tmp_path / str(freed), str(k), 20, config) for k, config in enumerate(OTHERS)]
+        for assignment in assignments:
+            stack.admit(assignment)
+        for _ in range(10):
+            stack.step()
+        stack.evict(assignments[freed])
+        measured = finish(stack)
+        assert measured.keys() == expected.keys() - {str(freed)}
+        for trial_id, measurement in measured.items():
+            assert_close(measurement, expected[trial_id], rel=1e-5)

@@ -1,0 +1,92 @@
+"""A trial's trunk on disk, with the measurement of its rung inside: written beside and renamed.
+
+The file is the trial's truth: a kill between file and ledger leaves the file ahead, and the measurement in
+its header is then reported first. Tensors are safetensors, so nothing is executed on reading. No torch here, as
+the driver of a search reads headers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from trials.trial import Measurement
+
+FORMAT = 1
+TENSORS = ("weights", "mean", "square")  # AdamW's state, 12 bytes a parameter in all
+
+
+class CheckpointError(Exception):
+    """A file that is not a whole checkpoint of this format and shape."""
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """The state of a trial on its trunk: three rows `(P,)` and where it is."""
+
+    tokens: int
+    tensors: Mapping[str, np.ndarray]
+
+
+def save(path: Path, trunk: Trunk, measurement: Measurement, start_loss: float) -> None:
+    """Writes the file whole or not at all."""
+    header = {
+        "format": str(FORMAT),
+        "tokens": str(trunk.tokens),
+        "start_loss": repr(start_loss),
+        "measurement": json.dumps(measurement.to_dict()),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(f".{os.getpid()}.partial")
+    safetensors.numpy.save_file(dict(trunk.tensors), beside, metadata=header)
+    with open(beside, "rb") as written:
+        os.fsync(written.fileno())
+    os.replace(beside, path)
+
+
+def read_measurement(path: Path) -> Measurement:
+    """The measurement in the header; the tensors stay on disk.
+
+    Raises:
+        CheckpointError: the file is truncated, of another format or not a checkpoint.
+    """
+    with _opened(path) as file:
+        return Measurement.from_dict(json.loads(file.metadata()["measurement"]))
+
+
+def load(path: Path, num_parameters: int) -> tuple[Trunk, float]:
+    """The trunk and the training loss at the trial's start.
+
+    Raises:
+        CheckpointError: as in `read_measurement`, or the tensors are of another kind.
+    """
+    with _opened(path) as file:
+        header = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+        trunk, start_loss = Trunk(int(header["tokens"]), tensors), float(header["start_loss"])
+    kinds = {name: (str(tensor.dtype), tensor.shape) for name, tensor in tensors.items()}
+    if kinds != {name: ("float32", (num_parameters,)) for name in TENSORS}:
+        raise CheckpointError(f"{path}: holds {kinds}, a trial of {num_parameters} parameters was expected")
+    return trunk, start_loss
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The file, if it is of this format; whatever a damaged one makes its readers raise is a CheckpointError."""
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            found = (file.metadata() or {}).get("format")
+            if found != str(FORMAT):
+                raise CheckpointError(f"{path}: checkpoint format {found}, this version reads {FORMAT}")
+            yield file
+    except (OSError, safetensors.SafetensorError, LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a whole checkpoint ({error!r})") from error

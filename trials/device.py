@@ -1,0 +1,203 @@
+"""One device and the stacks on it: takes assignments, trains their stacks in turn, answers with measurements."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from trials.architecture import Architecture
+from trials.checkpoint import CheckpointError, read_measurement
+from trials.data import validation_batches
+from trials.stack import Stack
+from trials.tokens import TokenSet, load_split
+from trials.trial import Assignment, Measurement
+from trials.validation import HeldOut
+
+THREAD_ENDED = "the device's training thread has ended; the worker's log holds its traceback"
+TURN_STEPS = 16  # steps of one stack before the next shape has its turn
+
+Shape = tuple[Architecture, int]  # what trials must share to share a stack: architecture and batch
+
+
+@dataclass(frozen=True)
+class DeviceTime:
+    """Where the seconds between the first and the last step went."""
+
+    training_s: float = 0.0  # steps of trunks and branches, and the validations at branch points
+    measuring_s: float = 0.0  # validation at rungs and their checkpoints
+    admitting_s: float = 0.0  # initial weights and checkpoints read
+    span_s: float = 0.0  # first step to last
+
+    @property
+    def occupancy(self) -> float:
+        """Share of the span in steps, branches and validation. A stack computes filled slots only."""
+        return (self.training_s + self.measuring_s) / self.span_s if self.span_s > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class _Job:
+    assignment: Assignment
+    answer: Future[Measurement]
+
+
+class Device:
+    """Owns the device: one thread trains, any number of threads wait for their measurements."""
+
+    def __init__(self, token_set: TokenSet, slots: int, threads: int, validation_tokens: int) -> None:
+        self._token_set = token_set
+        self._slots = slots
+        self._threads = threads
+        self._validation_tokens = validation_tokens
+        self._train_tokens = load_split(token_set, "train")
+        self._held_out: dict[int, HeldOut] = {}  # by context length
+        self._stacks: dict[Shape, Stack] = {}
+        self._door: deque[_Job] = deque()  # asked, not yet in a slot
+        self._jobs: dict[str, _Job] = {}  # by the file they save to, answered ones too
+        self._changed = threading.Condition()
+        self._closed = False
+        self._time = DeviceTime()
+        self._first_step_s = math.inf
+        threading.Thread(target=self._run, name="device", daemon=True).start()
+
+    def advance(self, assignment: Assignment) -> Measurement:
+        """Trains the segment and measures it; blocks. Idempotent: asked twice, it is trained once.
+
+        Raises:
+            CheckpointError: a file that the assignment names cannot be used.
+            CancelledError: the trial was released meanwhile.
+            RuntimeError: the device has ended.
+        """
+        with self._changed:
+            if self._closed:
+                raise RuntimeError(THREAD_ENDED)
+            job = self._jobs.get(assignment.save_to)
+            if job is None:
+                job = _Job(replace(assignment), Future())  # a copy, so that each time of asking is told apart
+                self._jobs[assignment.save_to] = job
+                self._door.append(job)
+                self._changed.notify()
+        return job.answer.result()
+
+    def release(self, trial_id: str) -> None:
+        """Forgets a trial: out of the queue, and out of its slot before the next turn. Idempotent."""
+        with self._changed:
+            for job in [job for job in self._jobs.values() if job.assignment.trial_id == trial_id]:
+                del self._jobs[job.assignment.save_to]
+                job.answer.cancel()  # who still waits for it hears of the release
+            self._door = deque(job for job in self._door if not job.answer.cancelled())
+
+    @property
+    def time(self) -> DeviceTime:
+        """Where the time has gone so far."""
+        return self._time
+
+    def _run(self) -> None:
+        torch.set_num_threads(self._threads)
+        try:
+            while True:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._door or self._num_filled)
+                self._evict_released()
+                self._admit_waiting()
+                for stack in [stack for stack in self._stacks.values() if stack.slots]:
+                    self._turn(stack)
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        """Nobody waits for a thread that has died: every open question is answered with its end."""
+        with self._changed:
+            self._closed = True
+            for job in self._jobs.values():
+                if not job.answer.done():
+                    job.answer.set_exception(RuntimeError(THREAD_ENDED))
+
+    @property
+    def _num_filled(self) -> int:
+        return sum(len(stack.slots) for stack in self._stacks.values())
+
+    def _evict_released(self) -> None:
+        for stack in self._stacks.values():
+            for assignment in [slot.assignment for slot in stack.slots]:
+                if not self._is_asked(assignment):
+                    stack.evict(assignment)
+
+    def _is_asked(self, assignment: Assignment) -> bool:
+        """Whether it was not released; asked for again since, the segment has another assignment."""
+        job = self._jobs.get(assignment.save_to)
+        return job is not None and job.assignment is assignment
+
+    def _answer(self, assignment: Assignment, answer: Measurement | CheckpointError) -> None:
+        """Answers whoever waits for the segment, unless the trial was released meanwhile."""
+        with self._changed:
+            if self._is_asked(assignment):
+                future = self._jobs[assignment.save_to].answer
+                if isinstance(answer, CheckpointError):
+                    future.set_exception(answer)
+                else:
+                    future.set_result(answer)
+
+    def _admit_waiting(self) -> None:
+        started_s = time.monotonic()
+        while self._num_filled < self._slots:
+            with self._changed:
+                if not self._door:
+                    break
+                assignment = self._door.popleft().assignment
+            try:
+                self._admit(assignment)
+            except CheckpointError as error:
+                self._answer(assignment, error)
+        self._time = replace(self._time, admitting_s=self._time.admitting_s + time.monotonic() - started_s)
+
+    def _admit(self, assignment: Assignment) -> None:
+        """Puts the trial into its stack, unless its measurement is on disk already."""
+        saved = Path(assignment.save_to)
+        if saved.exists():
+            self._answer(assignment, read_measurement(saved))
+        else:
+            self._stack(assignment).admit(assignment)
+
+    def _stack(self, assignment: Assignment) -> Stack:
+        shape = (assignment.config.architecture, assignment.config.batch_sequences)
+        if shape not in self._stacks:
+            held_out = self._held_out_sequences(shape[0].context_tokens)
+            self._stacks[shape] = Stack(shape[0], self._slots, self._train_tokens, held_out)
+        return self._stacks[shape]
+
+    def _held_out_sequences(self, context_tokens: int) -> HeldOut:
+        if context_tokens not in self._held_out:
+            validation, far_validation = (
+                torch.from_numpy(
+                    validation_batches(load_split(self._token_set, split), self._validation_tokens, context_tokens)
+                )
+                for split in ("validation", "far_validation")
+            )
+            self._held_out[context_tokens] = HeldOut(validation, far_validation)
+        return self._held_out[context_tokens]
+
+    def _turn(self, stack: Stack) -> None:
+        """Some steps of one stack, up to the first trial that has something to report."""
+        started_s = time.monotonic()
+        self._first_step_s = min(self._first_step_s, started_s)
+        for _ in range(TURN_STEPS):
+            stack.step()
+            if stack.measurable:
+                break
+        trained_s = time.monotonic()
+        for assignment, measurement in stack.measure():
+            self._answer(assignment, measurement)
+        ended_s = time.monotonic()
+        self._time = replace(
+            self._time,
+            training_s=self._time.training_s + trained_s - started_s,
+            measuring_s=self._time.measuring_s + ended_s - trained_s,
+            span_s=ended_s - self._first_step_s,
+        )
