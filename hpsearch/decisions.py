@@ -12,7 +12,7 @@ from itertools import chain
 from math import isinf
 
 from hpsearch.events import Asked, Judged, Predicted, Promoted, Role, TrialState
-from hpsearch.plan import PROOF, architecture, rung_tokens, segment_flops, trial_config
+from hpsearch.plan import PROOF, architecture, rung_ratios, rung_tokens, segment_flops, trial_config
 from hpsearch.rungs import never_pruned, promotable, verdict
 from hpsearch.sampler import propose
 from hpsearch.state import SearchState, Trial
@@ -58,7 +58,7 @@ def judge(state: SearchState, trial_id: str) -> Judged:
 
 def incumbent(state: SearchState, proxy: int) -> Trial | None:
     """The explored trial with the least loss at the highest rung that was reached; None where all diverged."""
-    for rung in reversed(range(len(state.spec.scheduler.rung_ratios))):
+    for rung in reversed(range(len(rung_ratios(state.spec, proxy)))):
         for _, _, trial_id in state.populations.get((proxy, rung), []):
             if not isinf(state.trials[trial_id].loss):  # one that diverged at a later rung is no incumbent
                 return state.trials[trial_id]

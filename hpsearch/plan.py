@@ -26,7 +26,7 @@ def rung_ratios(spec: Spec, proxy: int) -> tuple[float, ...]:
     if proxy == PROOF:
         assert spec.proof is not None
         return (spec.proof.tokens_per_parameter,)
-    return spec.scheduler.rung_ratios
+    return spec.rung_ratios(spec.ladder[proxy])
 
 
 def rung_tokens(spec: Spec, proxy: int, batch_sequences: int) -> tuple[int, ...]:

@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from math import isinf
 
 from hpsearch.events import Promoted, TrialState
+from hpsearch.plan import rung_ratios
 from hpsearch.state import SearchState, Trial
 
 
 def promotable(state: SearchState, proxy: int) -> Iterator[Promoted]:
     """Promotions that the rungs of a proxy allow now: highest rung first, best loss first."""
     scheduler = state.spec.scheduler
-    for rung in reversed(range(len(scheduler.rung_ratios) - 1)):
+    for rung in reversed(range(len(rung_ratios(state.spec, proxy)) - 1)):
         population = state.populations.get((proxy, rung), [])
         if len(population) < scheduler.population:
             continue

@@ -17,6 +17,8 @@ from trials.architecture import Architecture
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
+Ratios = Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
+
 
 class Shape(Checked):
     """The shape of a model; context and vocabulary are the search's."""
@@ -35,6 +37,12 @@ class Proxy(Shape):
     """One proxy of the ladder, and how many trials explore it."""
 
     trials: Count
+    rung_ratios: Ratios | None = None  # of this proxy; where absent, the scheduler's
+
+    @field_validator("rung_ratios")
+    @classmethod
+    def _ascending(cls, ratios: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        return None if ratios is None else _ascending(ratios)
 
 
 class Proof(Shape):
@@ -83,16 +91,14 @@ class Scheduler(Checked):
     """Promotion-type ASHA over annealed losses; rungs in tokens per parameter."""
 
     name: Literal["asha"] = "asha"
-    rung_ratios: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
+    rung_ratios: Ratios
     reduction_factor: Annotated[int, Field(ge=2, le=1000)] = 3
     min_population: Count | None = None
 
     @field_validator("rung_ratios")
     @classmethod
     def _ascending(cls, ratios: tuple[float, ...]) -> tuple[float, ...]:
-        if list(ratios) != sorted(set(ratios)):
-            raise ValueError(f"rungs must ascend without repeats, got {list(ratios)}; sort them")
-        return ratios
+        return _ascending(ratios)
 
     @property
     def population(self) -> int:
@@ -171,15 +177,19 @@ class Spec(Checked):
 
     def _check_warmup(self) -> None:
         """A trial is never judged inside its warmup: it must end before the first rung's branch begins."""
-        ratios = self.scheduler.rung_ratios
         domain = self.space.get("warmup_fraction")
         longest = domain.ends[1] if domain else self.value("warmup_fraction")
-        allowed = (1 - self.decay_share) * ratios[0] / ratios[-1]
+        every = [self.rung_ratios(proxy) for proxy in self.ladder]
+        allowed = (1 - self.decay_share) * min(ratios[0] / ratios[-1] for ratios in every)
         if longest > allowed:
             raise ValueError(
                 f"{'space' if domain else 'fixed'}.warmup_fraction: must end before the first rung's anneal branch "
                 f"begins ({allowed:.3g} of the last rung), got {longest:g}; lower it, or raise rung_ratios[0]"
             )
+
+    def rung_ratios(self, proxy: Proxy) -> tuple[float, ...]:
+        """Tokens per non-embedding parameter at the rungs of a proxy."""
+        return self.scheduler.rung_ratios if proxy.rung_ratios is None else proxy.rung_ratios
 
     def value(self, name: str) -> float:
         """The value of a parameter that is not searched."""
@@ -240,6 +250,12 @@ def with_overrides(spec: Spec, overrides: dict[str, Any], where: str) -> Spec:
     """The search with some keys replaced, those that are given; checked again as a whole."""
     given = {key: value for key, value in overrides.items() if value is not None}
     return check_spec({**spec.model_dump(mode="json"), **given}, where)
+
+
+def _ascending(ratios: tuple[float, ...]) -> tuple[float, ...]:
+    if list(ratios) != sorted(set(ratios)):
+        raise ValueError(f"rungs must ascend without repeats, got {list(ratios)}; sort them")
+    return ratios
 
 
 def _check_heads(width: int, heads: int) -> None:

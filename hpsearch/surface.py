@@ -28,6 +28,18 @@ from hpsearch.surface_model import Array, Unknowns, bowl, log_floor, log_floor_j
 from hpsearch.surface_priors import LEVEL_SD
 from search_spaces.parameter import Parameter
 
+__all__ = [
+    "Backtest",
+    "Estimate",
+    "Exponent",
+    "Exponents",
+    "Prediction",
+    "Regret",
+    "Sensitivity",
+    "Surface",
+    "fit_surface",
+]
+
 NUM_DRAWS = 400
 SCATTER_SD = 0.14  # octaves between a setting's optimum and the log-linear drift, where a hold-out adds to it
 SCATTER_SD_ALONE = 0.2  # without a hold-out
@@ -83,9 +95,7 @@ class Surface:
         )
         table = np.stack([value, sd, sd / prior_sd], axis=-1)[:, 1:].tolist()
         names = [parameter.name for parameter in self.sweep.parameters]
-        return {
-            name: Exponents(Exponent(*n), Exponent(*d)) for name, (n, d) in zip(names, table, strict=True)
-        }
+        return {name: Exponents(Exponent(*n), Exponent(*d)) for name, (n, d) in zip(names, table, strict=True)}
 
     def optimum(
         self, params: float, tokens: float, fixed: Mapping[str, float] = NOTHING_FIXED
@@ -181,9 +191,7 @@ class Surface:
         if not self.backtest:
             return np.zeros(self.sweep.form.num_parameters)
         reach = max(0.0, float(np.log2(params)) - sizes[-1]) / (sizes[-1] - sizes[-2])
-        return np.asarray(
-            reach * np.array([self.backtest[p.name].misfit_octaves for p in self.sweep.parameters])
-        )
+        return np.asarray(reach * np.array([self.backtest[p.name].misfit_octaves for p in self.sweep.parameters]))
 
     def _offsets(self, bowls: Bowls, config: Mapping[str, float]) -> Array:
         """(K, P) octaves of a configuration from the centres."""

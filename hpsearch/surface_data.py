@@ -58,9 +58,7 @@ def read_sweep(observations: pd.DataFrame, parameters: Sequence[Parameter]) -> S
     loss = table["loss"].to_numpy(np.float64)
     _check_losses(loss)
     _check_values(table, names)
-    settings, setting_of = np.unique(
-        table[["params", "tokens"]].to_numpy(np.float64), axis=0, return_inverse=True
-    )
+    settings, setting_of = np.unique(table[["params", "tokens"]].to_numpy(np.float64), axis=0, return_inverse=True)
     origin = np.log2(settings).mean(axis=0)
     offsets = np.log2(settings)[setting_of] - origin
     repeat_of: Indices = np.asarray(table.groupby(["params", "tokens", *names], sort=True).ngroup(), np.int64)
@@ -78,9 +76,7 @@ def read_sweep(observations: pd.DataFrame, parameters: Sequence[Parameter]) -> S
         settings=settings,
         origin=origin,
         rows=rows,
-        log_loss=np.where(
-            diverged, worst + DIVERGED_OCTAVES * np.log(2), np.log(np.where(diverged, 1.0, loss))
-        ),
+        log_loss=np.where(diverged, worst + DIVERGED_OCTAVES * np.log(2), np.log(np.where(diverged, 1.0, loss))),
         diverged=diverged,
         trial_of=np.asarray(pd.factorize(table["trial"])[0], np.int64),
         repeat_of=repeat_of,

@@ -99,9 +99,7 @@ class Problem:
 
     def solve(self, start: Array) -> tuple[Array, float]:
         """The unknowns of least cost from a start, and that cost."""
-        found = least_squares(
-            self.residuals, start, self.jacobian, method="lm", xtol=1e-6, max_nfev=MAX_EVALUATIONS
-        )
+        found = least_squares(self.residuals, start, self.jacobian, method="lm", xtol=1e-6, max_nfev=MAX_EVALUATIONS)
         return np.asarray(found.x, np.float64), float(found.cost)
 
     def _errors(self, vector: Array) -> tuple[Array, Array]:
@@ -111,9 +109,7 @@ class Problem:
         return errors, (loss - self.threshold)[self.censored] / self.censored_sd
 
 
-def weigh(
-    sweep: Sweep, prior: tuple[Array, Array], floor: Array, noise: Noise, limits: tuple[float, float]
-) -> Problem:
+def weigh(sweep: Sweep, prior: tuple[Array, Array], floor: Array, noise: Noise, limits: tuple[float, float]) -> Problem:
     """The problem around a floor (R,), given the (mean, sd) of the prior and a pass's (window, least sd)."""
     window = max(limits[0], WINDOW_IN_NOISE * noise.paired)
     excess = np.maximum(sweep.log_loss - floor, 0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tempfile
 import weakref
 import zlib
 from dataclasses import dataclass
@@ -83,6 +84,11 @@ def report(assignment: Assignment, loss: float) -> Measurement:
         threads=1,
         seconds=0.0,
     )
+
+
+def scratch() -> tempfile.TemporaryDirectory[str]:
+    """A folder for one of many searches: in memory where there is such a place, as a commit syncs to disk."""
+    return tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
 
 
 def spec_of(**changes: Any) -> Spec:

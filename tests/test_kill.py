@@ -1,0 +1,79 @@
+"""SIGKILL in mid-search, resumed: it goes on, nothing is trained twice that a rung saved, nothing recorded twice."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from hpsearch.check import check_ledger
+from hpsearch.events import Measured
+from hpsearch.folder import SearchFolder
+from hpsearch.ledger import Ledger
+from hpsearch.record import TRIAL_TAG
+from hpsearch.trials_table import read_state
+from tests.conftest import REPOSITORY
+
+pytestmark = pytest.mark.slow
+
+KILLS = 3
+TINY = REPOSITORY / "search_spaces" / "tiny.yaml"
+
+
+def start(*arguments: str) -> subprocess.Popen[bytes]:
+    """The command line in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "hpsearch", *arguments, "--quiet"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def kill_after(process: subprocess.Popen[bytes], folder: SearchFolder, events: int) -> None:
+    """SIGKILL to the driver as soon as the ledger holds that many events."""
+    while process.poll() is None and num_events(folder) < events:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def num_events(folder: SearchFolder) -> int:
+    return len(Ledger(folder.ledger).read()) if folder.ledger.exists() else 0
+
+
+def test_killed_and_resumed(tmp_path: Path) -> None:
+    folder = SearchFolder(tmp_path / "home", "tiny")
+    options = ["--home", str(folder.home), "--cache", str(tmp_path / "cache")]
+    moments = random.Random(7)
+    kill_after(start("run", str(TINY), *options), folder, moments.randint(4, 12))
+    for _ in range(KILLS - 1):
+        kill_after(start("resume", "tiny", *options), folder, num_events(folder) + moments.randint(3, 10))
+    last = start("resume", "tiny", *options)
+    _, errors = last.communicate(timeout=600)
+    assert last.returncode == 0, errors.decode()
+    entries = Ledger(folder.ledger).read()
+    measured = Counter((e.event.trial_id, e.event.rung) for e in entries if isinstance(e.event, Measured))
+    assert set(measured.values()) == {1}
+    assert check_ledger(entries).differences == ()
+    state = read_state(folder.ledger)
+    assert state.closed is not None and state.closed.complete
+    assert_recorded_once(folder, sorted(state.trials))
+
+
+def assert_recorded_once(folder: SearchFolder, trial_ids: list[str]) -> None:
+    client = MlflowClient(folder.mlflow_uri)
+    experiment = client.get_experiment_by_name(folder.name)
+    assert experiment is not None
+    runs = list(client.search_runs([experiment.experiment_id]))
+    assert sorted(run.data.tags[TRIAL_TAG] for run in runs if TRIAL_TAG in run.data.tags) == trial_ids
+    assert len(runs) == len(trial_ids) + 1
+    assert all(run.info.status != "RUNNING" for run in runs)
