@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -316,7 +317,7 @@ def _run_shown(
 
     from hpsearch.view import LiveView, QuietView, search_summary
 
-    _log_to(folder)
+    os.environ["MLFLOW_CONFIGURE_LOGGING"] = "0"  # else it writes to the terminal; the search's log has it
     console = Console(stderr=as_json)
     if quiet or as_json:
         state = start(_cache(cache), QuietView())
@@ -333,18 +334,6 @@ def _run_shown(
         console.print(f"stopped; go on with: hpsearch resume {folder.name}")
     if not complete:
         sys.exit(STOPPED)
-
-
-def _log_to(folder: SearchFolder) -> None:
-    """One log a search; what libraries say of themselves goes there too, not to the terminal."""
-    import logging
-    import os
-
-    os.environ["MLFLOW_CONFIGURE_LOGGING"] = "0"  # else it writes to the terminal
-    folder.path.mkdir(parents=True, exist_ok=True)
-    logging.basicConfig(
-        filename=folder.log, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
-    )
 
 
 def _print_outcome(folder: SearchFolder, state: SearchState, console: object, as_json: bool, quiet: bool) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from hpsearch.plan import PROOF, architecture, expected_flops
+from hpsearch.plan import PROOF, architecture, expected_flops, smallest_batch
 from hpsearch.search import RECORDED_VERSIONS, corpus_source
 from hpsearch.spec import Spec, load_spec
 from hpsearch.ui import LOOPBACK, free_port
@@ -102,14 +102,15 @@ def _text(spec: Spec, cache: Path) -> Finding:
 def _time(spec: Spec) -> Iterator[Finding]:
     """One measured step a size, and what they add up to."""
     threads = os.cpu_count() or 1
-    batch = int(spec.space["batch_sequences"].ends[0] if "batch_sequences" in spec.space else spec.value("batch_sequences"))
+    batch = smallest_batch(spec)
     seconds = START_S
     for proxy in [*range(len(spec.ladder)), *([PROOF] if spec.proof else [])]:
         shape = architecture(spec, proxy)
         speed = training_flops_per_s(shape, batch, spec.slots, threads)
         seconds += expected_flops(spec, proxy) / speed
         step_s = spec.slots * batch * spec.context_tokens * shape.training_flops_per_token / speed
-        yield Finding("step", True, f"{shape.width}x{shape.depth}: {step_s * 1000:.1f} ms a step, {speed / 1e9:.0f} GFLOP/s")
+        text = f"{shape.width}x{shape.depth}: {step_s * 1000:.1f} ms a step, {speed / 1e9:.0f} GFLOP/s"
+        yield Finding("step", True, text)
     yield Finding("time", True, f"{spec.name} will take about {seconds / 60:.1f} minutes on this machine as it is now")
 
 

@@ -10,7 +10,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,23 @@ from hpsearch.events import EVENT, Event
 from search_spaces.errors import UserError
 
 SCHEMA_VERSION = 1
-NETWORK_FILE_SYSTEMS = frozenset(
-    "nfs nfs4 cifs smb2 smb3 smbfs afpfs 9p fuse.sshfs lustre ceph glusterfs fuse.glusterfs beegfs gpfs".split()
-)
+NETWORK_FILE_SYSTEMS = {
+    "nfs",
+    "nfs4",
+    "cifs",
+    "smb2",
+    "smb3",
+    "smbfs",
+    "afpfs",
+    "9p",
+    "fuse.sshfs",
+    "lustre",
+    "ceph",
+    "glusterfs",
+    "fuse.glusterfs",
+    "beegfs",
+    "gpfs",
+}
 
 _METADATA = sql.MetaData()
 _EVENTS = sql.Table(
@@ -108,6 +122,16 @@ class Ledger:
     def close(self) -> None:
         """Releases the database connections."""
         self._engine.dispose()
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether a driver writes now."""
+        with suppress(FileNotFoundError), open(self.path.with_suffix(".lock"), encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
 
     @contextmanager
     def writing(self) -> Iterator[None]:

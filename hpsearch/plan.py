@@ -21,6 +21,12 @@ def architecture(spec: Spec, proxy: int) -> Architecture:
     return spec.architecture(spec.ladder[proxy])
 
 
+def smallest_batch(spec: Spec) -> int:
+    """Sequences of the smallest batch that the space allows; the fixed one where batch is not searched."""
+    domain = spec.space.get("batch_sequences")
+    return int(domain.ends[0] if domain else spec.value("batch_sequences"))
+
+
 def rung_ratios(spec: Spec, proxy: int) -> tuple[float, ...]:
     """Tokens per non-embedding parameter at each rung of a proxy; the proof has one."""
     if proxy == PROOF:

@@ -19,15 +19,16 @@ from ray import tune
 from hpsearch import record
 from hpsearch.conductor import Conductor
 from hpsearch.decisions import Idle
-from hpsearch.events import Event, Opened, Resumed
+from hpsearch.events import Opened, Resumed
 from hpsearch.folder import SearchFolder
 from hpsearch.ledger import Ledger
 from hpsearch.plan import check_budget
 from hpsearch.runners import start_stack_actor
 from hpsearch.scheduler import Desk, LedgerSearcher, PromotionScheduler, tuner_options
 from hpsearch.spec import Spec
-from hpsearch.state import SearchState, fold
+from hpsearch.state import SearchState
 from hpsearch.trainable import Trial
+from hpsearch.trials_table import read_state
 from search_spaces.errors import UserError
 from trials.checkpoint import CheckpointError, read_measurement
 from trials.corpus import CorpusSource
@@ -47,8 +48,9 @@ RAY_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # our own view shows the search
     # Ray's default of 15 starves one of a stack's threads as soon as anything else runs, and the others wait for it.
     "RAY_worker_niceness": "0",
-    # Threads that sleep at a barrier instead of spinning: beside another busy process a stack is 3 to 5 times faster.
-    "OMP_WAIT_POLICY": "passive",
+    # Some 50 us of spinning at a barrier, then sleep: alone as fast as OpenMP's endless spinning, beside another
+    # busy process several times faster.
+    "GOMP_SPINCOUNT": "20000",
 }
 
 
@@ -78,17 +80,17 @@ def start_search(spec: Spec, folder: SearchFolder, cache: Path, view: View) -> S
         )
     token_set = _prepare(spec, cache, view)
     folder.path.mkdir(parents=True, exist_ok=True)
+    opened = Opened(
+        spec=spec.model_dump(mode="json"),
+        corpus_id=token_set.corpus_id,
+        tokenizer_id=token_set.tokenizer_id,
+        versions=_versions(),
+        incarnation=secrets.token_hex(4),
+    )
     ledger = Ledger(folder.ledger)
     with ledger.writing():
-        ledger.create()
-        opened = Opened(
-            spec=spec.model_dump(mode="json"),
-            corpus_id=token_set.corpus_id,
-            tokenizer_id=token_set.tokenizer_id,
-            versions=_versions(),
-            incarnation=secrets.token_hex(4),
-        )
-        return _conduct(_conductor(ledger, folder, opened), token_set, view)
+        ledger.create(opened)
+        return _conduct(Conductor(ledger, read_state(folder.ledger), folder), token_set, view)
 
 
 def resume_search(folder: SearchFolder, cache: Path, view: View) -> SearchState:
@@ -99,7 +101,7 @@ def resume_search(folder: SearchFolder, cache: Path, view: View) -> SearchState:
     """
     ledger = Ledger(folder.ledger)
     with ledger.writing():
-        state = fold(((entry.seq, entry.event) for entry in ledger.read()), str(folder.ledger))
+        state = read_state(folder.ledger)
         if state.closed is not None and state.closed.complete:
             raise UserError(f"{folder.name}: complete, nothing to resume; see `hpsearch recommend {folder.name}`")
         token_set = _prepare(state.spec, cache, view)
@@ -108,16 +110,10 @@ def resume_search(folder: SearchFolder, cache: Path, view: View) -> SearchState:
                 f"{folder.name}: text: the search reads corpus {state.opened.corpus_id}, this machine has "
                 f"{token_set.corpus_id}; restore the text (or the package versions), or start a new search"
             )
-        conductor = _conductor(ledger, folder, Resumed(incarnation=secrets.token_hex(4), versions=_versions()))
+        ledger.append(Resumed(incarnation=secrets.token_hex(4), versions=_versions()))
+        conductor = Conductor(ledger, read_state(folder.ledger), folder)
         _adopt_orphans(conductor, state.incarnation, view)
         return _conduct(conductor, token_set, view)
-
-
-def _conductor(ledger: Ledger, folder: SearchFolder, first: Event) -> Conductor:
-    """A conductor over the ledger with this driver's first event in it."""
-    ledger.append(first)
-    state = fold(((entry.seq, entry.event) for entry in ledger.read()), str(folder.ledger))
-    return Conductor(ledger, state, folder)
 
 
 def _adopt_orphans(conductor: Conductor, incarnation: str, view: View) -> None:
@@ -146,7 +142,8 @@ def corpus_source(spec: Spec) -> CorpusSource:
 
 def _conduct(conductor: Conductor, token_set: TokenSet, view: View) -> SearchState:
     """Trains until nothing is left to decide, or a signal asks to stop."""
-    with record.recording(conductor.folder), _stop_on_signal(conductor), embedded_ray(view):
+    folder = conductor.folder
+    with _logging_to(folder.log), record.recording(folder), _stop_on_signal(conductor), embedded_ray(view):
         device_seconds = _tune(conductor, token_set, view)
         complete = not conductor.stopping and conductor.decide() is Idle.FINISHED
         conductor.close(complete, device_seconds)
@@ -206,6 +203,20 @@ def embedded_ray(view: View) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    """One log a search, for what we and the libraries say of themselves."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.close()
 
 
 @contextmanager

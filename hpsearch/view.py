@@ -15,10 +15,12 @@ from rich.text import Text
 
 from hpsearch.events import Role, TrialState
 from hpsearch.folder import SearchFolder
-from hpsearch.plan import PROOF, architecture, rung_tokens, trial_flops
+from hpsearch.ledger import Ledger
+from hpsearch.plan import PROOF, architecture, rung_tokens, smallest_batch, trial_flops
 from hpsearch.spec import Spec
 from hpsearch.state import SearchState
 from hpsearch.transfer.recommend import Recommendation
+from hpsearch.transfer.status import Status
 
 REDRAWS_PER_S = 2.0
 STATE_STYLES = {
@@ -99,9 +101,7 @@ def plan_table(spec: Spec) -> Table:
     table = Table(title=f"{spec.name}: {spec.budget_flops:.3g} FLOPs at most, {spec.slots} slots")
     for heading in ("proxy", "N (non-embedding)", "trials", "rungs (tokens)", "FLOPs a full trial"):
         table.add_column(heading, justify="right" if heading != "proxy" else "left")
-    batch = int(
-        spec.space["batch_sequences"].ends[0] if "batch_sequences" in spec.space else spec.value("batch_sequences")
-    )
+    batch = smallest_batch(spec)
     proxies = [*range(len(spec.ladder)), *([PROOF] if spec.proof else [])]
     for proxy in proxies:
         trials = spec.proof.trials if proxy == PROOF and spec.proof else spec.ladder[proxy].trials
@@ -117,18 +117,20 @@ def plan_table(spec: Spec) -> Table:
 
 def recommendation_table(recommendation: Recommendation) -> RenderableType:
     """The recommendation as a person reads it."""
-    table = Table(
-        title=f"{recommendation.target}: N = {recommendation.target_params:,}, D = {recommendation.target_tokens:.3g}",
-        title_justify="left",
+    title = (
+        f"{recommendation.target}: N = {recommendation.target_params:,}, D = {recommendation.target_tokens:.3g} tokens"
     )
-    for heading in ("parameter", "value", "80 % interval", "status", "may cost (90 %)", "reason"):
-        table.add_column(heading, overflow="fold")
-    for name, value in recommendation.parameters.items():
-        fixed = value.low80 == value.high80
-        interval = "" if fixed else f"{value.low80:.3g} to {value.high80:.3g}"
-        cost = "" if fixed else f"{value.damage_bound90:.2%}"
-        table.add_row(name, f"{value.value:.4g}", interval, str(value.status), cost, value.reason)
-    return Group(table, *[Text.from_markup(line) for line in _recommendation_lines(recommendation)])
+    table = Table(title=f"recommended for {title}", title_justify="left")
+    for heading in ("parameter", "value", "80 % interval", "status", "may cost (90 %)"):
+        table.add_column(heading, no_wrap=True)
+    searched = {n: value for n, value in recommendation.parameters.items() if value.status is not Status.FIXED}
+    fixed = {n: value for n, value in recommendation.parameters.items() if value.status is Status.FIXED}
+    for name, value in searched.items():
+        interval = f"{value.low80:.3g} to {value.high80:.3g}"
+        table.add_row(name, f"{value.value:.4g}", interval, str(value.status), f"{value.damage_bound90:.2%}")
+    reasons = [Text(f"{name}: {value.status}: {value.reason}") for name, value in searched.items()]
+    held = Text("fixed: " + ", ".join(f"{name} {value.value:g}" for name, value in fixed.items()))
+    return Group(table, held, *reasons, *[Text.from_markup(line) for line in _recommendation_lines(recommendation)])
 
 
 def proof_table(recommendation: Recommendation) -> RenderableType:
@@ -170,8 +172,9 @@ def occupancy_line(state: SearchState) -> str:
         return "no device time was recorded"
     idle_s = seconds["span_s"] - seconds["training_s"] - seconds["measuring_s"] - seconds["admitting_s"]
     return (
-        f"occupancy {seconds['occupancy']:.0%} of {seconds['span_s']:.0f} s: steps and branches {seconds['training_s']:.0f} s, "
-        f"validation {seconds['measuring_s']:.0f} s; the rest: admitting {seconds['admitting_s']:.1f} s, idle {idle_s:.0f} s"
+        f"occupancy {seconds['occupancy']:.0%} of {seconds['span_s']:.0f} s: steps and branches "
+        f"{seconds['training_s']:.0f} s, validation {seconds['measuring_s']:.0f} s; the rest: admitting "
+        f"{seconds['admitting_s']:.1f} s, idle {idle_s:.0f} s"
     )
 
 
@@ -186,7 +189,10 @@ def where_to_look(folder: SearchFolder) -> str:
 def search_summary(state: SearchState, folder: SearchFolder) -> dict[str, Any]:
     """A search in a few words, for lists and programs."""
     closed = state.closed
-    kind = "complete" if closed is not None and closed.complete else "stopped" if closed is not None else "interrupted"
+    if closed is not None:
+        kind = "complete" if closed.complete else "stopped"
+    else:
+        kind = "running" if Ledger(folder.ledger).is_locked else "interrupted"
     return {
         "name": folder.name,
         "state": kind,
@@ -231,15 +237,17 @@ def _line(state: SearchState, eta_s: float) -> Text:
 
 def _recommendation_lines(recommendation: Recommendation) -> Iterator[str]:
     evidence = recommendation.evidence
+    loss = f"{recommendation.predicted_loss:.3f}"
+    interval = f"{recommendation.predicted_loss_low80:.3f} to {recommendation.predicted_loss_high80:.3f}"
     yield (
-        f"expected regret {recommendation.expected_regret:.2%}, at most {recommendation.regret_bound90:.2%} (90 %); loss "
-        f"{recommendation.predicted_loss:.3f} ({recommendation.predicted_loss_low80:.3f} to "
-        f"{recommendation.predicted_loss_high80:.3f})"
+        f"expected regret {recommendation.expected_regret:.2%}, at most {recommendation.regret_bound90:.2%} (90 %); "
+        f"loss {loss} ({interval})"
     )
     yield (
-        f"from {evidence.trials} trials ({evidence.pruned} pruned, {evidence.diverged} diverged), {evidence.observations} "
-        f"measurements at {evidence.settings} settings, {evidence.flops:.3g} FLOPs, noise {evidence.noise:.2%}; reach "
-        f"{recommendation.reach_params:,.1f}x in N, {recommendation.reach_tokens:,.1f}x in D"
+        f"from {evidence.trials} trials ({evidence.pruned} pruned, {evidence.diverged} diverged), "
+        f"{evidence.observations} measurements at {evidence.settings} settings, {evidence.flops:.3g} FLOPs, "
+        f"noise {evidence.noise:.2%}; reach {recommendation.reach_params:,.1f}x in N, "
+        f"{recommendation.reach_tokens:,.1f}x in D"
     )
     for warning in recommendation.warnings:
         yield f"[yellow]warning[/] {warning}"

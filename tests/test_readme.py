@@ -61,7 +61,12 @@ def assert_said(command: str, printed: str, folder: Path) -> None:
 def assert_serves(command: str, environment: dict[str, str]) -> None:
     """The UI answers at the address that it prints."""
     server = subprocess.Popen(
-        command.split(), env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
+        command.split(),
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
     )
     try:
         assert server.stdout is not None

@@ -6,6 +6,7 @@ No torch here, and no tokens yet: `trials.tokens` turns the documents into them.
 from __future__ import annotations
 
 import codecs
+import csv
 import hashlib
 import os
 from base64 import urlsafe_b64encode
@@ -149,29 +150,31 @@ def _package_documents(package: str) -> list[Document]:
         raise UserError(
             f"corpus: package {package}: must be installed for the default corpus; pip install {package}"
         ) from error
+    # Not `distribution.files`: where the importlib_metadata backport has been imported, as MLflow does, it leaves
+    # out files that are gone.
+    record = csv.reader((distribution.read_text("RECORD") or "").splitlines())
     # ".." leads to scripts outside the packages, which installers rewrite.
-    sources = [file for file in distribution.files or [] if file.suffix == ".py" and file.parts[0] != ".."]
+    sources = [(row[0], row[1]) for row in record if row[0].endswith(".py") and not row[0].startswith("..")]
     if not sources:
         raise UserError(
             f"corpus: package {package}: its RECORD must list its files, found none; "
             f"pip install --force-reinstall --no-deps {package}"
         )
     documents = []
-    for source in sources:
-        text = _verified_bytes(package, source)
+    for path, recorded_hash in sources:
+        file = Path(str(distribution.locate_file(path)))
+        text = _verified_bytes(package, file, recorded_hash)
         with suppress(UnicodeDecodeError):  # an old file that declares another encoding is left out
             text.decode()
-            digest = hashlib.sha256(text).hexdigest()
-            documents.append(Document(source.as_posix(), Path(str(source.locate())), 0, len(text), digest))
+            documents.append(Document(path, file, 0, len(text), hashlib.sha256(text).hexdigest()))
     return documents
 
 
-def _verified_bytes(package: str, source: metadata.PackagePath) -> bytes:
-    """The content of a package's file, equal to what its wheel's RECORD says."""
-    file = Path(str(source.locate()))
+def _verified_bytes(package: str, file: Path, recorded_hash: str) -> bytes:
+    """The content of a package's file, equal to what its wheel's RECORD says ("sha256=..." in urlsafe base 64)."""
     text = file.read_bytes() if file.is_file() else b""
     digest = urlsafe_b64encode(hashlib.sha256(text).digest()).rstrip(b"=").decode()
-    if source.hash is None or source.hash.value != digest or not file.is_file():
+    if recorded_hash != f"sha256={digest}" or not file.is_file():
         found = "other content" if file.is_file() else "no file"
         raise UserError(
             f"{file}: corpus: package {package}: must be as its wheel's RECORD says, got {found}; "

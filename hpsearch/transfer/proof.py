@@ -110,7 +110,7 @@ def proof_result(state: SearchState, noise: float) -> list[ProofResult]:
     points = [(parameter.coordinate(value), loss) for value, loss in probes if math.isfinite(loss)]
     if len(points) < FIRST_PROBES or math.isinf(predicted_loss):
         return []
-    vertex, sd_octaves, least = _vertex(points, noise)
+    vertex, sd_octaves, least = fit_vertex(points, noise)
     reach = 1.2816 * sd_octaves  # 80 % of a normal
     ends = sorted((parameter.value(vertex - reach), parameter.value(vertex + reach)))
     params, tokens = _setting(state)
@@ -155,7 +155,7 @@ def _offset(state: SearchState, values: dict[str, float]) -> float:
     return parameter.coordinate(values[parameter.name]) - parameter.coordinate(predicted)
 
 
-def _vertex(points: list[tuple[float, float]], noise: float) -> tuple[float, float, float]:
+def fit_vertex(points: list[tuple[float, float]], noise: float) -> tuple[float, float, float]:
     """Where a parabola through the best point and its two neighbours is least.
 
     Args:

@@ -5,19 +5,19 @@ It refuses, with the reason, where a value would be a guess.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from hpsearch.events import TrialState
 from hpsearch.domains import SEARCHABLE
+from hpsearch.events import TrialState
 from hpsearch.state import SearchState
 from hpsearch.surface import Estimate, Surface
 from hpsearch.targets import ResolvedTarget
 from hpsearch.transfer.proof import can_predict, fit_search, proof_result
-from hpsearch.transfer.status import Status, decide
+from hpsearch.transfer.status import Status, decide, drift_is_told
 from search_spaces.errors import UserError
 from search_spaces.parameter import Parameter
 
@@ -96,7 +96,8 @@ def recommend(state: SearchState, target: ResolvedTarget) -> Recommendation:
     surface = fit_search(state, proof=True)
     params, tokens = target.architecture.params, target.tokens
     estimates = surface.optimum(params, tokens)
-    values = {parameter.name: _usable(parameter, estimates[parameter.name]) for parameter in state.spec.parameters}
+    searched = _searched(surface, state.spec.parameters, estimates, target)
+    values = {name: recommended.value for name, recommended in searched.items()}
     regret = surface.expected_regret(params, tokens, values)
     loss = surface.predict_loss(params, tokens, values)
     proof = proof_result(state, surface.noise_fraction)
@@ -105,7 +106,7 @@ def recommend(state: SearchState, target: ResolvedTarget) -> Recommendation:
         target=target.name,
         target_params=params,
         target_tokens=tokens,
-        parameters={**_searched(state, surface, estimates, values, target), **_fixed(state)},
+        parameters={**searched, **_fixed(state)},
         expected_regret=regret.mean,
         regret_bound90=regret.bound90,
         predicted_loss=loss.median,
@@ -122,24 +123,31 @@ def recommend(state: SearchState, target: ResolvedTarget) -> Recommendation:
     )
 
 
-def _usable(parameter: Parameter, estimate: Estimate) -> float:
-    """The decision, held to allowed values only where the space lists them."""
-    return parameter.nearest(estimate.value) if parameter.values or parameter.integer else estimate.value
+def _held(surface: Surface, parameter: Parameter, value: float) -> float:
+    """A value that may be used: only a parameter whose drift the trials tell may leave its searched range."""
+    free = drift_is_told(surface, parameter) and not parameter.values and not parameter.integer
+    return value if free else parameter.nearest(value)
 
 
 def _searched(
-    state: SearchState,
     surface: Surface,
-    estimates: Any,
-    values: dict[str, float],
+    parameters: tuple[Parameter, ...],
+    estimates: Mapping[str, Estimate],
     target: ResolvedTarget,
 ) -> dict[str, Recommended]:
     recommended = {}
-    for parameter in state.spec.parameters:
-        estimate, value = estimates[parameter.name], values[parameter.name]
+    for parameter in parameters:
+        estimate = estimates[parameter.name]
+        value = _held(surface, parameter, estimate.value)
         decided = decide(surface, parameter, value, target.architecture.params, target.tokens)
-        intervals = {key: getattr(estimate, key) for key in ("low80", "high80", "low95", "high95")}
-        recommended[parameter.name] = Recommended(value=value, **intervals, **asdict(decided))
+        recommended[parameter.name] = Recommended(
+            value=value,
+            low80=_held(surface, parameter, estimate.low80),
+            high80=_held(surface, parameter, estimate.high80),
+            low95=_held(surface, parameter, estimate.low95),
+            high95=_held(surface, parameter, estimate.high95),
+            **asdict(decided),
+        )
     return recommended
 
 
@@ -196,21 +204,29 @@ def _refusal(surface: Surface, target: ResolvedTarget) -> str:
     return ""
 
 
-def _warnings(state: SearchState, surface: Surface, target: ResolvedTarget, values: dict[str, float]) -> Iterator[str]:
-    settings = surface.sweep.settings
-    if len(set(settings[:, 0])) < 3:
-        yield f"{len(set(settings[:, 0]))} sizes measured: the drift with N cannot be checked; use three or more"
-    for parameter in state.spec.parameters:
-        yield from _parameter_warnings(state, surface, parameter)
+def _warnings(
+    state: SearchState, surface: Surface, target: ResolvedTarget, values: Mapping[str, float]
+) -> Iterator[str]:
+    parameters = state.spec.parameters
+    sizes = len(set(surface.sweep.settings[:, 0]))
+    if sizes < 3:
+        yield f"{sizes} sizes measured: the drift with N cannot be checked; use three or more"
+    untold = [p.name for p in parameters if not p.freezable and not drift_is_told(surface, p)]
+    if untold:
+        yield f"{', '.join(untold)}: the trials do not tell the drift, only the prior does; held to the searched range"
+    for parameter in parameters:
+        at_edge = [] if parameter.freezable else _sizes_at_edge(state, surface, parameter)
+        if at_edge:
+            where = ", ".join(f"{params:,.0f}" for params in at_edge)
+            yield f"{parameter.name}: the optimum lies at the edge of the searched range at N = {where}; widen it"
     for name, tested in surface.backtest.items():
         if not tested.inside:
             yield (
                 f"{name}: predicted from the smaller sizes it missed the fitted optimum at N = {tested.params:,.0f} "
                 f"({tested.fitted:.3g} outside [{tested.predicted.low80:.3g}, {tested.predicted.high80:.3g}])"
             )
-    batch_tokens = (
-        round(values.get("batch_sequences", 0) or state.spec.value("batch_sequences")) * state.spec.context_tokens
-    )
+    batch_sequences = values.get("batch_sequences", 0) or state.spec.value("batch_sequences")
+    batch_tokens = round(batch_sequences) * state.spec.context_tokens
     if target.published_batch_tokens and target.published_batch_tokens != batch_tokens:
         yield (
             f"batch: measured at {batch_tokens:,} tokens a step, {target.name} was trained with "
@@ -220,19 +236,14 @@ def _warnings(state: SearchState, surface: Surface, target: ResolvedTarget, valu
         yield "the search is not complete; `hpsearch resume` first"
 
 
-def _parameter_warnings(state: SearchState, surface: Surface, parameter: Parameter) -> Iterator[str]:
-    exponents = surface.exponents[parameter.name]
-    for axis, exponent in (("N", exponents.params), ("D", exponents.tokens)):
-        if exponent.prior_only and not parameter.freezable:
-            yield f"{parameter.name}: its drift with {axis} is the prior's, the trials cannot tell it"
+def _sizes_at_edge(state: SearchState, surface: Surface, parameter: Parameter) -> list[float]:
+    """The sizes of the ladder at whose longest budget the optimum lies near an end of the range, or beyond it."""
     low, high = parameter.bounds
-    for params, tokens in _largest_settings(state, surface):
-        center = parameter.coordinate(_inside_domain(parameter, surface.optimum(params, tokens)[parameter.name].median))
-        if not parameter.freezable and not low + EDGE_OCTAVES <= center <= high - EDGE_OCTAVES:
-            yield (
-                f"{parameter.name}: the optimum at N = {params:,.0f} lies at the edge of the space "
-                f"({parameter.value(center):.3g} of [{parameter.low:g}, {parameter.high:g}]); widen it"
-            )
+    centers = {
+        params: parameter.coordinate(parameter.nearest(surface.optimum(params, tokens)[parameter.name].median))
+        for params, tokens in _largest_settings(state, surface)
+    }
+    return [n for n, center in centers.items() if not low + EDGE_OCTAVES <= center <= high - EDGE_OCTAVES]
 
 
 def _largest_settings(state: SearchState, surface: Surface) -> list[tuple[float, float]]:
@@ -243,8 +254,3 @@ def _largest_settings(state: SearchState, surface: Surface) -> list[tuple[float,
         if int(params) in sizes:
             longest[params] = max(tokens, longest.get(params, 0.0))
     return sorted(longest.items())
-
-
-def _inside_domain(parameter: Parameter, value: float) -> float:
-    """A median may lie outside the range, and a linear one's even outside the domain."""
-    return min(max(value, parameter.low), parameter.high)

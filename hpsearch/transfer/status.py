@@ -52,13 +52,21 @@ def decide(surface: Surface, parameter: Parameter, value: float, params: float, 
     at_target = surface.expected_regret(params, tokens, {parameter.name: value})
     obstacle = _obstacle(surface, parameter, max(damages), at_target.bound90, allowed)
     if not obstacle:
-        reason = f"costs at most {max(damages):.2%} at {len(damages)} settings, tolerance {allowed:.2%}"
-        return Decided(Status.FROZEN, reason, at_target.mean, at_target.bound90)
-    if at_target.bound90 <= allowed or not _prior_only(surface.exponents[parameter.name]):
-        law = _law(surface.exponents[parameter.name])
-        return Decided(Status.LAW, f"{law}; not frozen: {obstacle}", at_target.mean, at_target.bound90)
-    reason = f"the trials do not tell its drift, only the prior does; may cost {at_target.bound90:.2%}"
-    return Decided(Status.OPEN, reason, at_target.mean, at_target.bound90)
+        status = Status.FROZEN
+        reason = f"costs at most {max(damages):.2%} at each of {len(damages)} settings, tolerance {allowed:.2%}"
+    elif drift_is_told(surface, parameter):
+        status = Status.LAW
+        reason = f"{_law(surface.exponents[parameter.name])}; not frozen: {obstacle}"
+    else:
+        status = Status.OPEN
+        reason = f"the trials do not tell how it drifts, only the prior does; not frozen: {obstacle}"
+    return Decided(status, reason, at_target.mean, at_target.bound90)
+
+
+def drift_is_told(surface: Surface, parameter: Parameter) -> bool:
+    """Whether the trials have said something about both drifts, with N and with D."""
+    exponents = surface.exponents[parameter.name]
+    return not (exponents.params.prior_only or exponents.tokens.prior_only)
 
 
 def _obstacle(surface: Surface, parameter: Parameter, worst: float, bound90: float, allowed: float) -> str:
@@ -76,10 +84,6 @@ def _obstacle(surface: Surface, parameter: Parameter, worst: float, bound90: flo
     return ""
 
 
-def _prior_only(exponents: Exponents) -> bool:
-    """Whether the trials have said nothing about one of the two drifts."""
-    return exponents.params.prior_only or exponents.tokens.prior_only
-
-
 def _law(exponents: Exponents) -> str:
-    return f"octaves per octave: {exponents.params.value:+.2f} of N, {exponents.tokens.value:+.2f} of D"
+    n, d = exponents.params, exponents.tokens
+    return f"moves as N^({n.value:+.2f} ± {n.sd:.2f}) D^({d.value:+.2f} ± {d.sd:.2f})"

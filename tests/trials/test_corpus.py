@@ -65,9 +65,7 @@ def install(site: Path, package: str, files: dict[str, str | bytes]) -> None:
     info = site / f"{package}-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
-    (info / "RECORD").write_text(
-        "\n".join([*record, "../../bin/tool.py,sha256=x,1", f"{package}/data.csv,,"])
-    )
+    (info / "RECORD").write_text("\n".join([*record, "../../bin/tool.py,sha256=x,1", f"{package}/data.csv,,"]))
 
 
 @pytest.fixture
@@ -75,9 +73,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A site-packages folder with the three packages of `ROLES`."""
     common = words(0, 1000)
     for seed, (package, _) in enumerate(ROLES, start=1):
-        files: dict[str, str | bytes] = {
-            f"part{part}.py": words(10 * seed + part, 20_000) for part in range(2)
-        }
+        files: dict[str, str | bytes] = {f"part{part}.py": words(10 * seed + part, 20_000) for part in range(2)}
         install(tmp_path, package, files | {"common.py": common, "__init__.py": "", "latin.py": b"# \xe9\n"})
     monkeypatch.syspath_prepend(tmp_path)
     return tmp_path

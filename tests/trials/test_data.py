@@ -15,9 +15,7 @@ COUNTING: Tokens = np.arange(50_000, dtype=np.uint16)  # a token is its own posi
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**40), st.integers(1, 9), st.integers(1, 99))
-def test_training_batch_is_made_of_windows_of_the_text(
-    seed: int, step: int, batch: int, context: int
-) -> None:
+def test_training_batch_is_made_of_windows_of_the_text(seed: int, step: int, batch: int, context: int) -> None:
     windows = training_batch(COUNTING, seed, step, batch, context)
     assert windows.shape == (batch, context + 1)
     assert windows.dtype == np.int64

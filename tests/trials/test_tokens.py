@@ -70,10 +70,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> CorpusSource:
     folder = tmp_path_factory.mktemp("corpus")
     rng = random.Random(7)
     for index in range(30):
-        words = [
-            rng.choice(["learning", "rate", "warmup", " ", "\n", "é漢", "\t", str(index)])
-            for _ in range(8000)
-        ]
+        words = [rng.choice(["learning", "rate", "warmup", " ", "\n", "é漢", "\t", str(index)]) for _ in range(8000)]
         (folder / f"{index}.txt").write_text(" ".join(words) + END_OF_TEXT * (index == 3))
     return CorpusSource("path", folder)
 
@@ -109,9 +106,7 @@ def test_vocabulary_is_what_was_asked(built: TokenSet) -> None:
     assert load_split(built, "train").max() < VOCABULARY
 
 
-def test_tokens_are_the_same_bytes_on_every_build(
-    source: CorpusSource, built: TokenSet, tmp_path: Path
-) -> None:
+def test_tokens_are_the_same_bytes_on_every_build(source: CorpusSource, built: TokenSet, tmp_path: Path) -> None:
     again = prepare(source, VOCABULARY, tmp_path, silent)
     assert again.tokenizer_id == built.tokenizer_id
     assert content(again) == content(built)
@@ -140,9 +135,7 @@ def test_changed_text_is_never_served_from_the_cache(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["shorter", "missing", "meta"])
-def test_damaged_set_is_built_anew(
-    source: CorpusSource, built: TokenSet, tmp_path: Path, damage: str
-) -> None:
+def test_damaged_set_is_built_anew(source: CorpusSource, built: TokenSet, tmp_path: Path, damage: str) -> None:
     token_set = prepare(source, VOCABULARY, tmp_path, silent)
     file = token_set.directory / "validation.bin"
     if damage == "shorter":
@@ -155,9 +148,7 @@ def test_damaged_set_is_built_anew(
     assert content(token_set) == content(built)
 
 
-def test_kill_in_the_middle_leaves_nothing_half_valid(
-    source: CorpusSource, built: TokenSet, tmp_path: Path
-) -> None:
+def test_kill_in_the_middle_leaves_nothing_half_valid(source: CorpusSource, built: TokenSet, tmp_path: Path) -> None:
     with child(source, tmp_path, hold="validation") as process:
         read_until(process, "writing tokens: validation")
         process.kill()
