@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,10 +14,12 @@ from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
     from hpsearch.folder import SearchFolder
+    from hpsearch.spec import Spec
     from hpsearch.state import SearchState
+    from hpsearch.targets import ResolvedTarget
 
+USER_ERROR = 2  # exit code: something the user gave is wrong
 STOPPED = 3  # exit code: stopped, resumable
-USER_ERROR = 2
 
 home_option = click.option(
     "--home",
@@ -40,7 +41,11 @@ target_option = click.option(
     help="A preset (gpt3-1.3b), a YAML file, or width=256,depth=4,heads=8,tokens=3.2e6.  [default: the search's own]",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-quiet_option = click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+live_option = click.option("--live", "output", flag_value="live", default="live", hidden=True)
+json_output_option = click.option(
+    "--json", "output", flag_value="json", help="Print the outcome as JSON, for programs."
+)
+quiet_option = click.option("--quiet", "output", flag_value="quiet", help="Print nothing but errors.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -66,19 +71,13 @@ def cli() -> None:
 @click.option("--name", help="Name of the search.  [default: the name in FILE]")
 @click.option("--slots", type=click.IntRange(1, 512), help="Trials trained at once.  [default: slots in FILE]")
 @click.option("--dry-run", is_flag=True, help="Check FILE and print the plan; nothing is started or written.")
-@json_option
+@json_output_option
 @quiet_option
+@live_option
 @home_option
 @cache_option
 def run(
-    file: Path,
-    name: str | None,
-    slots: int | None,
-    dry_run: bool,
-    as_json: bool,
-    quiet: bool,
-    home: Path,
-    cache: Path | None,
+    file: Path, name: str | None, slots: int | None, dry_run: bool, output: str, home: Path, cache: Path | None
 ) -> None:
     """Run the search that FILE describes.
 
@@ -86,7 +85,6 @@ def run(
     and recorded in MLflow. At the end the recommendation for the target is printed, and the recipe written
     beside the trials. Ctrl-C stops it so that `hpsearch resume` can go on.
     """
-    from hpsearch.folder import SearchFolder
     from hpsearch.plan import check_budget
     from hpsearch.spec import load_spec, with_overrides
     from hpsearch.targets import resolve_target
@@ -95,40 +93,30 @@ def run(
     check_budget(spec, str(file))
     resolve_target(spec.target, spec)
     if dry_run:
-        _print_plan(spec, as_json, quiet)
+        _print_plan(spec, output)
         return
-    folder = SearchFolder(home.absolute(), spec.name)
+    from hpsearch.session import run_shown  # with Ray and MLflow, which a dry run need not wait for
 
-    def start(cache: Path, view: object) -> SearchState:
-        from hpsearch.search import start_search
-
-        return start_search(spec, folder, cache, view)  # type: ignore[arg-type]
-
-    _run_shown(folder, start, cache, as_json, quiet)
+    sys.exit(run_shown(spec, home.absolute(), _cache(cache), output))
 
 
 @cli.command()
 @click.argument("search")
-@json_option
+@json_output_option
 @quiet_option
+@live_option
 @home_option
 @cache_option
-def resume(search: str, as_json: bool, quiet: bool, home: Path, cache: Path | None) -> None:
+def resume(search: str, output: str, home: Path, cache: Path | None) -> None:
     """Go on with a search that was stopped or killed.
 
     The ledger and the checkpoints say what is done: nothing is trained again that a rung has saved, nothing is
     recorded twice.
     """
     from hpsearch.folder import find_search
+    from hpsearch.session import resume_shown
 
-    folder = find_search(home.absolute(), search)
-
-    def start(cache: Path, view: object) -> SearchState:
-        from hpsearch.search import resume_search
-
-        return resume_search(folder, cache, view)  # type: ignore[arg-type]
-
-    _run_shown(folder, start, cache, as_json, quiet)
+    sys.exit(resume_shown(find_search(home.absolute(), search), _cache(cache), output))
 
 
 @cli.command("list")
@@ -287,6 +275,7 @@ def doctor(file: Path | None, as_json: bool, home: Path, cache: Path | None) -> 
 
 def main() -> None:
     """Runs the command line; turns errors into messages and exit codes."""
+    os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "0")  # else it writes to the terminal; a search's log has it
     try:
         cli(standalone_mode=False)
     except UserError as error:
@@ -305,82 +294,14 @@ def main() -> None:
         sys.exit(1)
 
 
-def _run_shown(
-    folder: SearchFolder,
-    start: Callable[[Path, object], SearchState],
-    cache: Path | None,
-    as_json: bool,
-    quiet: bool,
-) -> None:
-    """Runs or resumes a search with its progress shown, then prints what came out."""
+def _print_plan(spec: Spec, output: str) -> None:
     from rich.console import Console
 
-    from hpsearch.view import LiveView, QuietView, search_summary
-
-    os.environ["MLFLOW_CONFIGURE_LOGGING"] = "0"  # else it writes to the terminal; the search's log has it
-    console = Console(stderr=as_json)
-    if quiet or as_json:
-        state = start(_cache(cache), QuietView())
-    else:
-        view = LiveView(console)
-        with view.shown():
-            state = start(_cache(cache), view)
-    complete = state.closed is not None and state.closed.complete
-    if complete:
-        _print_outcome(folder, state, console, as_json, quiet)
-    elif as_json:
-        click.echo(json.dumps(search_summary(state, folder), indent=2))
-    elif not quiet:
-        console.print(f"stopped; go on with: hpsearch resume {folder.name}")
-    if not complete:
-        sys.exit(STOPPED)
-
-
-def _print_outcome(folder: SearchFolder, state: SearchState, console: object, as_json: bool, quiet: bool) -> None:
-    from rich.console import Console
-
-    from hpsearch.outcome import has_outcome, write_outcome
-    from hpsearch.record import send_quietly
-    from hpsearch.view import (
-        occupancy_line,
-        proof_table,
-        recommendation_table,
-        search_summary,
-        trial_counts,
-        where_to_look,
-    )
-
-    assert isinstance(console, Console)
-    if not has_outcome(state):
-        raise UserError(f"{folder.name}: complete, but too few trials ended with a loss; lower learning_rate.high")
-    recommendation = write_outcome(state, folder)
-    send_quietly(folder, folder.outcome_files)
-    if as_json:
-        summary = {
-            **search_summary(state, folder),
-            "recommendation": json.loads(recommendation.model_dump_json()),
-        }
-        click.echo(json.dumps(summary, indent=2))
-        return
-    if quiet:
-        return
-    console.print(f"{folder.name}: {trial_counts(state)}")
-    console.print(occupancy_line(state))
-    console.print(proof_table(recommendation))
-    console.print(recommendation_table(recommendation))
-    console.print(where_to_look(folder), soft_wrap=True)
-
-
-def _print_plan(spec: object, as_json: bool, quiet: bool) -> None:
-    from rich.console import Console
-
-    from hpsearch.spec import Spec
     from hpsearch.view import plan_table
 
-    assert isinstance(spec, Spec)
-    if as_json:
+    if output == "json":
         click.echo(spec.model_dump_json(indent=2))
-    elif not quiet:
+    elif output == "live":
         Console().print(plan_table(spec))
 
 
@@ -392,7 +313,7 @@ def _open(search: str, home: Path) -> tuple[SearchFolder, SearchState]:
     return folder, read_state(folder.ledger)
 
 
-def _target(text: str | None, state: SearchState):  # type: ignore[no-untyped-def]
+def _target(text: str | None, state: SearchState) -> ResolvedTarget:
     from hpsearch.targets import parse_target, resolve_target
 
     return resolve_target(parse_target(text) if text else state.spec.target, state.spec)

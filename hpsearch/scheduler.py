@@ -17,6 +17,7 @@ from ray.tune.search import Searcher
 from hpsearch.conductor import Conductor
 from hpsearch.decisions import Idle
 from hpsearch.events import Asked, Predicted, Promoted, TrialState
+from hpsearch.trainable import Runner
 from trials.trial import Assignment, Measurement, Outcome
 
 TuneTrial = Any  # ray.tune.experiment.Trial, which is untyped
@@ -26,10 +27,18 @@ Controller = Any  # ray.tune's TuneController
 class Desk:
     """What scheduler and searcher share: the conductor, and which of its trials have a Tune trial now."""
 
-    def __init__(self, conductor: Conductor, runner: str, num_workers: int, on_event: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        conductor: Conductor,
+        runner_name: str,
+        num_workers: int,
+        runner: Runner,
+        on_event: Callable[[], None],
+    ) -> None:
         self.conductor = conductor
-        self.runner = runner  # the name that workers find their stack actor by
+        self.runner_name = runner_name  # that workers find their stack actor by
         self.num_workers = num_workers
+        self.runner = runner
         self.on_event = on_event  # called after each decision: the progress view
         self.handed_out: set[str] = set()  # our trial ids with a live Tune trial
         # Begun before a restart and not yet measured: handed out first, in the order of their numbers.
@@ -45,7 +54,7 @@ class Desk:
 
     def config(self, assignment: Assignment) -> dict[str, Any]:
         """What a thin worker is given."""
-        worker = {"runner": self.runner, "num_workers": self.num_workers}
+        worker = {"runner": self.runner_name, "num_workers": self.num_workers}
         return {"trial_id": assignment.trial_id, "assignment": assignment.to_dict(), **worker}
 
     def begin(self, decision: Asked | Promoted) -> dict[str, Any]:
@@ -126,6 +135,7 @@ class PromotionScheduler(TrialScheduler):
         """A worker or node lost more often than Tune retries: recorded as FAIL, the search goes on."""
         assignment = Assignment.from_dict(trial.config["assignment"])
         fault = Measurement.fault(assignment, Outcome.FAIL, "the worker was lost again and again; see search.log")
+        self._desk.runner.release(assignment.trial_id)
         self._desk.conductor.measured(fault)
         self._forget(trial)
 

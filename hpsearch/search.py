@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 from ray import tune
@@ -23,12 +23,13 @@ from hpsearch.events import Opened, Resumed
 from hpsearch.folder import SearchFolder
 from hpsearch.ledger import Ledger
 from hpsearch.plan import check_budget
-from hpsearch.runners import start_stack_actor
+from hpsearch.runners import StackClient, start_stack_actor
 from hpsearch.scheduler import Desk, LedgerSearcher, PromotionScheduler, tuner_options
-from hpsearch.spec import Spec
+from hpsearch.spec import PYTHON_TEXT, Spec
 from hpsearch.state import SearchState
 from hpsearch.trainable import Trial
 from hpsearch.trials_table import read_state
+from hpsearch.view import View
 from search_spaces.errors import UserError
 from trials.checkpoint import CheckpointError, read_measurement
 from trials.corpus import CorpusSource
@@ -52,18 +53,6 @@ RAY_ENVIRONMENT = {
     # busy process several times faster.
     "GOMP_SPINCOUNT": "20000",
 }
-
-
-class View(Protocol):
-    """Whoever shows a search's progress."""
-
-    def note(self, text: str) -> None:
-        """A step before or after the trials."""
-        ...
-
-    def update(self, state: SearchState) -> None:
-        """Called after each decision."""
-        ...
 
 
 def start_search(spec: Spec, folder: SearchFolder, cache: Path, view: View) -> SearchState:
@@ -97,13 +86,13 @@ def resume_search(folder: SearchFolder, cache: Path, view: View) -> SearchState:
     """Takes a search up where its ledger and its checkpoints say it is.
 
     Raises:
-        UserError: it runs already, is complete, or its text is no longer the same.
+        UserError: it runs already, or its text is no longer the same.
     """
     ledger = Ledger(folder.ledger)
     with ledger.writing():
         state = read_state(folder.ledger)
         if state.closed is not None and state.closed.complete:
-            raise UserError(f"{folder.name}: complete, nothing to resume; see `hpsearch recommend {folder.name}`")
+            return state
         token_set = _prepare(state.spec, cache, view)
         if token_set.corpus_id != state.opened.corpus_id:
             raise UserError(
@@ -112,20 +101,22 @@ def resume_search(folder: SearchFolder, cache: Path, view: View) -> SearchState:
             )
         ledger.append(Resumed(incarnation=secrets.token_hex(4), versions=_versions()))
         conductor = Conductor(ledger, read_state(folder.ledger), folder)
-        _adopt_orphans(conductor, state.incarnation, view)
+        _adopt_orphans(conductor)
+        view.update(conductor.state)
         return _conduct(conductor, token_set, view)
 
 
-def _adopt_orphans(conductor: Conductor, incarnation: str, view: View) -> None:
+def _adopt_orphans(conductor: Conductor) -> None:
     """Measurements on disk that a kill kept from the ledger: taken in instead of trained again."""
+    writers = conductor.state.incarnations
     for trial in list(conductor.state.running.values()):
-        path = conductor.folder.checkpoint(trial.trial_id, trial.asked.rungs[trial.rung], incarnation)
-        if path.exists():
+        rung_tokens = trial.asked.rungs[trial.rung]
+        paths = [conductor.folder.checkpoint(trial.trial_id, rung_tokens, writer) for writer in reversed(writers)]
+        for path in [path for path in paths if path.exists()][:1]:
             try:
                 conductor.adopt(read_measurement(path))
             except CheckpointError as error:
                 log.warning("%s; the segment is trained again", error)
-    view.update(conductor.state)
 
 
 def _prepare(spec: Spec, cache: Path, view: View) -> TokenSet:
@@ -135,7 +126,7 @@ def _prepare(spec: Spec, cache: Path, view: View) -> TokenSet:
 
 def corpus_source(spec: Spec) -> CorpusSource:
     """Where the text of a search comes from."""
-    if spec.text.source == "python":
+    if spec.text.source == PYTHON_TEXT:
         return CorpusSource("python")
     return CorpusSource("path", Path(spec.text.source))
 
@@ -144,7 +135,9 @@ def _conduct(conductor: Conductor, token_set: TokenSet, view: View) -> SearchSta
     """Trains until nothing is left to decide, or a signal asks to stop."""
     folder = conductor.folder
     with _logging_to(folder.log), record.recording(folder), _stop_on_signal(conductor), embedded_ray(view):
-        device_seconds = _tune(conductor, token_set, view)
+        # Nothing may be left where the driver died between the last measurement and its farewell.
+        left = conductor.state.running or conductor.decide() is not Idle.FINISHED
+        device_seconds = _tune(conductor, token_set, view) if left else {}
         complete = not conductor.stopping and conductor.decide() is Idle.FINISHED
         conductor.close(complete, device_seconds)
         view.update(conductor.state)
@@ -155,9 +148,9 @@ def _tune(conductor: Conductor, token_set: TokenSet, view: View) -> dict[str, fl
     """One Ray Tune run over one stack actor; returns where the device's time went."""
     spec = conductor.state.spec
     num_workers = spec.slots + SPARE_WORKERS if spec.slots > 1 else 1
-    runner = f"{spec.name}-{conductor.state.incarnation}"
+    runner = f"{spec.name}-{conductor.state.incarnations[-1]}"
     actor = start_stack_actor(runner, token_set, spec.slots, spec.text.validation_tokens, num_workers)
-    desk = Desk(conductor, runner, num_workers, lambda: view.update(conductor.state))
+    desk = Desk(conductor, runner, num_workers, StackClient(actor), lambda: view.update(conductor.state))
     try:
         with tempfile.TemporaryDirectory(prefix="hpsearch-") as private:
             tune.Tuner(

@@ -106,10 +106,13 @@ class Scheduler(Checked):
         return self.min_population or self.reduction_factor
 
 
+PYTHON_TEXT = "python"  # the source of the installed Python packages
+
+
 class Text(Checked):
     """What the trials read."""
 
-    source: str = "python"  # the installed Python packages, or a path to a text file, folder or token file
+    source: str = PYTHON_TEXT  # or a path to a text file, folder or token file
     vocabulary: Annotated[int, Field(ge=257, le=65535)] = 1024
     validation_tokens: Count = 32768
 
@@ -233,9 +236,15 @@ def load_spec(path: Path) -> Spec:
     """Reads and checks a search file.
 
     Raises:
-        UserError: the file is absent, too large, not YAML, or breaks a rule.
+        UserError: the file is absent, too large, not YAML, or breaks a rule, or its text does not exist.
     """
-    return check_spec(read_mapping(path, "search file"), str(path))
+    spec = check_spec(read_mapping(path, "search file"), str(path))
+    if spec.text.source == PYTHON_TEXT:
+        return spec
+    source = path.absolute().parent / spec.text.source  # a path in a file is relative to the file
+    if not source.exists():
+        raise UserError(f"{path}: text.source: must exist, got {source}; correct the path, or use {PYTHON_TEXT}")
+    return spec.model_copy(update={"text": spec.text.model_copy(update={"source": str(source)})})
 
 
 def check_spec(data: dict[str, Any], where: str) -> Spec:

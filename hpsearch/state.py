@@ -83,7 +83,7 @@ class SearchState:
         self.spec = spec
         self.seq = 0
         self.opened: Opened
-        self.incarnation = ""
+        self.incarnations: list[str] = []  # of the drivers so far, the present one last
         self.trials: dict[str, Trial] = {}
         self._by_role: dict[tuple[int, Role], list[Trial]] = {}
         self.populations: dict[tuple[int, int], list[Ranked]] = {}  # (proxy, rung): explored trials, best first
@@ -115,7 +115,7 @@ class SearchState:
         match event:
             case Opened():
                 self.opened = event
-                self.incarnation = event.incarnation
+                self.incarnations.append(event.incarnation)
             case Resumed():
                 self._resume(event)
             case Asked():
@@ -151,7 +151,7 @@ class SearchState:
             insort(self.populations.setdefault((trial.asked.proxy, event.rung), []), ranked)
 
     def _resume(self, event: Resumed) -> None:
-        self.incarnation = event.incarnation
+        self.incarnations.append(event.incarnation)
         self.closed = None
         for trial in self.trials.values():
             if trial.state is TrialState.STOPPED:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import isinf
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -30,6 +30,18 @@ STATE_STYLES = {
     "FAIL": "bold red",
     "STOPPED": "magenta",
 }
+
+
+class View(Protocol):
+    """Whoever shows a search's progress."""
+
+    def note(self, text: str) -> None:
+        """A step before or after the trials."""
+        ...
+
+    def update(self, state: SearchState) -> None:
+        """Called after each decision."""
+        ...
 
 
 class QuietView:

@@ -15,7 +15,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from hpsearch.check import check_ledger
-from hpsearch.events import Measured
+from hpsearch.events import Measured, TrialState
 from hpsearch.folder import SearchFolder
 from hpsearch.ledger import Ledger
 from hpsearch.record import TRIAL_TAG
@@ -67,6 +67,36 @@ def test_killed_and_resumed(tmp_path: Path) -> None:
     state = read_state(folder.ledger)
     assert state.closed is not None and state.closed.complete
     assert_recorded_once(folder, sorted(state.trials))
+
+
+def test_interrupted_and_resumed(tmp_path: Path) -> None:
+    """Ctrl-C: the search says that it can be resumed, and so does MLflow."""
+    folder = SearchFolder(tmp_path / "home", "tiny")
+    options = ["--home", str(folder.home), "--cache", str(tmp_path / "cache")]
+    first = start("run", str(TINY), *options)
+    while first.poll() is None and num_events(folder) < 6:
+        time.sleep(0.02)
+    os.kill(first.pid, signal.SIGINT)
+    _, errors = first.communicate(timeout=600)
+    assert first.returncode == 3, errors.decode()
+    state = read_state(folder.ledger)
+    assert state.closed is not None and not state.closed.complete
+    stopped = {trial.trial_id for trial in state.trials.values() if trial.state is TrialState.STOPPED}
+    assert stopped and recorded(folder, "KILLED") >= stopped
+    last = start("resume", "tiny", *options)
+    _, errors = last.communicate(timeout=600)
+    assert last.returncode == 0, errors.decode()
+    assert check_ledger(Ledger(folder.ledger).read()).differences == ()
+    assert_recorded_once(folder, sorted(read_state(folder.ledger).trials))
+
+
+def recorded(folder: SearchFolder, status: str) -> set[str]:
+    """The trials that MLflow knows with a status."""
+    client = MlflowClient(folder.mlflow_uri)
+    experiment = client.get_experiment_by_name(folder.name)
+    assert experiment is not None
+    runs = list(client.search_runs([experiment.experiment_id]))
+    return {run.data.tags.get(TRIAL_TAG, "") for run in runs if run.info.status == status}
 
 
 def assert_recorded_once(folder: SearchFolder, trial_ids: list[str]) -> None:

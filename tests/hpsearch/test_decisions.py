@@ -84,7 +84,7 @@ def test_the_budget_holds_at_every_moment_and_promises_are_kept(
 @pytest.mark.parametrize("num_slots", [1, 5])
 @pytest.mark.parametrize("times_least", [1.0, 1.2, 9.0])
 def test_the_proof_is_held_however_small_the_budget(tmp_path: Path, num_slots: int, times_least: float) -> None:
-    changes = {"ladder": LADDER, "proof": PROOF_SHAPE}
+    changes: dict[str, Any] = {"ladder": LADDER, "proof": PROOF_SHAPE}
     conductor = searched(tmp_path, World(), num_slots, budget_flops=times_least * least_budget(**changes), **changes)
     assert len(conductor.state.of(PROOF, Role.PROOF)) >= 3
     assert [len(conductor.state.of(proxy, Role.REPEAT)) for proxy in (0, 1)] == [2, 2]
@@ -107,7 +107,7 @@ def test_the_small_do_not_eat_what_the_large_were_promised(tmp_path: Path) -> No
 
 def test_who_earned_it_goes_on_before_anybody_new_is_asked(tmp_path: Path) -> None:
     conductor = begin(tmp_path, spec_of())
-    kinds = []
+    kinds: list[str] = []
     while len(kinds) < 5:
         decision = conductor.decide()
         assert isinstance(decision, (Asked, Promoted))

@@ -10,30 +10,15 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from hpsearch.check import check_ledger
-from hpsearch.conductor import Conductor
 from hpsearch.events import Asked, Judged, Measured, Promoted, Role, TrialState
 from hpsearch.folder import SearchFolder
 from hpsearch.ledger import Entry, Ledger
 from hpsearch.record import MLFLOW_STATUS, SEARCH_TAG, TRIAL_TAG, Sender
 from hpsearch.search import resume_search, start_search
 from hpsearch.spec import Spec, with_overrides
-from hpsearch.state import SearchState
 from hpsearch.trials_table import read_state, trials_table
 from hpsearch.view import QuietView
 from search_spaces.errors import UserError
-
-
-class StoppingView(QuietView):
-    """Asks the search to stop after some decisions, as a signal would."""
-
-    def __init__(self, decisions: int) -> None:
-        self._left = decisions
-        self.conductor: Conductor | None = None
-
-    def update(self, state: SearchState) -> None:
-        self._left -= 1
-        if self._left == 0 and self.conductor is not None:
-            self.conductor.stopping = True
 
 
 @pytest.fixture(scope="module")
@@ -117,8 +102,12 @@ def test_the_recipe_names_its_search(tiny: SearchFolder, tiny_spec: Spec) -> Non
 def test_a_name_is_used_once(tiny: SearchFolder, tiny_spec: Spec, cache: Path) -> None:
     with pytest.raises(UserError, match="hpsearch resume tiny"):
         start_search(tiny_spec, tiny, cache, QuietView())
-    with pytest.raises(UserError, match="nothing to resume"):
-        resume_search(tiny, cache, QuietView())
+
+
+def test_resuming_what_is_complete_changes_nothing(tiny: SearchFolder, cache: Path, entries: list[Entry]) -> None:
+    state = resume_search(tiny, cache, QuietView())
+    assert state.closed is not None and state.closed.complete
+    assert Ledger(tiny.ledger).read() == entries
 
 
 def test_one_slot_gives_the_same_search_twice(ray_session: None, tiny_spec: Spec, tmp_path: Path, cache: Path) -> None:

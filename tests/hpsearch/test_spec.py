@@ -19,7 +19,10 @@ from hpsearch.strict_yaml import MAX_FILE_BYTES
 from hpsearch.targets import resolve_target
 from search_spaces.errors import MAX_LINE_CHARACTERS, UserError
 from search_spaces.parameter import Scale
+from tests.conftest import REPOSITORY
 from tests.hpsearch.simulation import PROOF_SHAPE, SPEC, spec_of
+
+QUICKSTART = REPOSITORY / "search_spaces" / "quickstart.yaml"
 
 SHIPPED = sorted((Path(__file__).parents[2] / "search_spaces").glob("*.yaml"))
 SCREEN_LINES = 24
@@ -306,3 +309,13 @@ def test_any_text_is_a_search_or_a_user_error(at: int, length: int, pieces: list
 def test_our_yaml_reader_differs_from_the_plain_one_in_numbers_only(path: Path) -> None:
     path.write_text(GOOD, encoding="utf-8")
     assert load_spec(path) == check_spec(yaml.safe_load(GOOD), "plain")
+
+
+def test_text_is_found_beside_the_search_file(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("words")
+    file = tmp_path / "search.yaml"
+    file.write_text(QUICKSTART.read_text().replace("source: python", "source: text.txt"))
+    assert load_spec(file).text.source == str(tmp_path / "text.txt")
+    file.write_text(QUICKSTART.read_text().replace("source: python", "source: texts.txt"))
+    with pytest.raises(UserError, match=r"search.yaml: text.source: must exist, got .*texts.txt; correct the path"):
+        load_spec(file)

@@ -83,7 +83,7 @@ def test_a_resume_revives_what_was_stopped(tmp_path: Path) -> None:
     assert not conductor.state.running
     assert {conductor.state.trials[trial_id].state for trial_id in running} == {TrialState.STOPPED}
     state = resume(tmp_path, "b").state
-    assert (list(state.running), state.incarnation, state.closed) == (running, "b", None)
+    assert (list(state.running), state.incarnations[-1], state.closed) == (running, "b", None)
     assert {state.trials[trial_id].state for trial_id in paused if trial_id not in running} == {TrialState.PAUSED}
 
 

@@ -19,7 +19,7 @@ TARGET = (4e6, 4e7)
 def fitted(decay_curvature: float, decay_drift: float, sizes: tuple[float, ...] = (2.5e4, 1e5, 4e5)) -> Surface:
     """A surface fitted to bowls in both parameters; the optimum of weight decay drifts with N."""
     generator = np.random.default_rng(3)
-    rows = []
+    rows: list[tuple[object, ...]] = []
     for size in sizes:
         for tokens in (size * 2, size * 8):
             for _ in range(12):

@@ -1,0 +1,76 @@
+"""A search as a person runs it: progress while it goes, what came out when it ends, an exit code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+
+from hpsearch.folder import SearchFolder
+from hpsearch.outcome import has_outcome, write_outcome
+from hpsearch.record import send_quietly
+from hpsearch.search import resume_search, start_search
+from hpsearch.spec import Spec
+from hpsearch.state import SearchState
+from hpsearch.view import (
+    LiveView,
+    QuietView,
+    View,
+    occupancy_line,
+    proof_table,
+    recommendation_table,
+    search_summary,
+    trial_counts,
+    where_to_look,
+)
+from search_spaces.errors import UserError
+
+DONE, STOPPED = 0, 3  # exit codes
+
+
+def run_shown(spec: Spec, home: Path, cache: Path, output: str) -> int:
+    """Runs a new search; `output` is live, json or quiet. Returns the exit code."""
+    folder = SearchFolder(home, spec.name)
+    return _shown(folder, lambda view: start_search(spec, folder, cache, view), output)
+
+
+def resume_shown(folder: SearchFolder, cache: Path, output: str) -> int:
+    """Goes on with a search; otherwise as `run_shown`."""
+    return _shown(folder, lambda view: resume_search(folder, cache, view), output)
+
+
+def _shown(folder: SearchFolder, search: Callable[[View], SearchState], output: str) -> int:
+    console = Console()
+    if output == "live":
+        view = LiveView(console)
+        with view.shown():
+            state = search(view)
+    else:
+        state = search(QuietView())
+    if state.closed is not None and state.closed.complete:
+        _print_outcome(folder, state, console, output)
+        return DONE
+    if output == "json":
+        print(json.dumps(search_summary(state, folder), indent=2))
+    elif output == "live":
+        console.print(f"stopped; go on with: hpsearch resume {folder.name}")
+    return STOPPED
+
+
+def _print_outcome(folder: SearchFolder, state: SearchState, console: Console, output: str) -> None:
+    """Writes everything that follows from the trials, tells MLflow, and prints it."""
+    if not has_outcome(state):
+        raise UserError(f"{folder.name}: complete, but too few trials ended with a loss; lower learning_rate.high")
+    recommendation = write_outcome(state, folder)
+    send_quietly(folder, folder.outcome_files)
+    if output == "json":
+        summary = {**search_summary(state, folder), "recommendation": json.loads(recommendation.model_dump_json())}
+        print(json.dumps(summary, indent=2))
+    elif output == "live":
+        console.print(f"{folder.name}: {trial_counts(state)}")
+        console.print(occupancy_line(state))
+        console.print(proof_table(recommendation))
+        console.print(recommendation_table(recommendation))
+        console.print(where_to_look(folder), soft_wrap=True)

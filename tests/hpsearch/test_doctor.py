@@ -1,0 +1,31 @@
+"""The doctor: everything is looked at, and the time of a search is measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hpsearch import doctor
+from tests.conftest import REPOSITORY
+
+TINY = REPOSITORY / "search_spaces" / "tiny.yaml"
+
+
+def test_a_fit_machine_is_found_fit(tmp_path: Path, cache: Path) -> None:
+    findings = doctor.examine(TINY, tmp_path / "home", cache)
+    assert all(finding.ok for finding in findings), findings
+    assert [finding.name for finding in findings[:6]] == ["versions", "threads", "memory", "disk", "ports", "text"]
+    assert sum(finding.name == "step" for finding in findings) == 3  # two proxies and the proof
+    assert "minutes" in findings[-1].text
+    assert not (tmp_path / "home").exists()
+
+
+def test_what_is_missing_is_said(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "MIN_FREE_BYTES", 2**60)
+    disk = next(finding for finding in doctor.examine(TINY, tmp_path, cache) if finding.name == "disk")
+    assert not disk.ok and "are needed" in disk.text
+
+
+def test_the_shipped_quickstart_is_found() -> None:
+    assert doctor.quickstart().name == "quickstart"
