@@ -9,7 +9,9 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
+
+from trials.trial import Measurement, TrialConfig
 
 
 class Role(StrEnum):
@@ -30,6 +32,21 @@ class TrialState(StrEnum):
     DIVERGED = "DIVERGED"
     FAIL = "FAIL"
     STOPPED = "STOPPED"
+
+
+def _holds(kind: type[TrialConfig] | type[Measurement]) -> AfterValidator:
+    """Plain data that can be made a `kind` again: a row that cannot is found where it is read."""
+    adapter: TypeAdapter[Any] = TypeAdapter(kind)
+
+    def check(data: dict[str, Any]) -> dict[str, Any]:
+        adapter.validate_python(data)
+        try:
+            kind.from_dict(data)
+        except TypeError as error:  # a field too many
+            raise ValueError(str(error)) from error
+        return data
+
+    return AfterValidator(check)
 
 
 class Event(BaseModel):
@@ -67,8 +84,8 @@ class Asked(Event):
     role: Role
     repeat_of: str  # trial id; "" for none
     values: dict[str, float]  # the searched parameters
-    config: dict[str, Any]  # trials.trial.TrialConfig
-    rungs: tuple[int, ...]  # tokens
+    config: Annotated[dict[str, Any], _holds(TrialConfig)]
+    rungs: Annotated[tuple[int, ...], Field(min_length=1)]  # tokens
     cost_flops: int  # reserved until measured
     reasons: dict[str, float]
 
@@ -79,7 +96,7 @@ class Measured(Event):
     kind: Literal["measured"] = "measured"
     trial_id: str
     rung: int
-    measurement: dict[str, Any]  # trials.trial.Measurement
+    measurement: Annotated[dict[str, Any], _holds(Measurement)]
 
 
 class Adopted(Event):

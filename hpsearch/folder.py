@@ -13,7 +13,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from search_spaces.errors import UserError
+from search_spaces.errors import UserError, one_line
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,11 @@ def find_search(home: Path, name: str) -> SearchFolder:
     """
     path = Path(name)
     folder = SearchFolder(home, name) if path.name == name else SearchFolder(path.resolve().parent, path.name)
-    if not folder.ledger.is_file():
+    if not os.path.isfile(folder.ledger):  # unlike Path.is_file it takes any text for a path
         known = ", ".join(sorted(found.name for found in searches(folder.home))) or "none"
-        raise UserError(f"{name}: no such search in {folder.home}; known: {known}. Give one of these, or --home")
+        raise UserError(
+            one_line(f"{name}: no such search in {folder.home}") + f"; known: {known}. Give one of these, or --home"
+        )
     return folder
 
 

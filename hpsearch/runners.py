@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from trials.trial import Assignment, Measurement
 if TYPE_CHECKING:
     from trials.tokens import TokenSet
 
+EXIT_AFTER_S = 2.0  # an actor whose device has ended answers those who wait before it goes
 GATE_TIMEOUT_S = 20.0  # a worker that takes longer to start is not waited for
 SPARE_CALLS = 8  # calls that must not wait behind blocked `advance` calls: hello, release, device_seconds
 
@@ -46,7 +48,12 @@ class StackActor:
     @ray.method
     def advance(self, assignment: dict[str, Any]) -> dict[str, Any]:
         """See `trials.device.Device.advance`."""
-        return self._device.advance(Assignment.from_dict(assignment)).to_dict()
+        try:
+            return self._device.advance(Assignment.from_dict(assignment)).to_dict()
+        except RuntimeError:
+            # The device has ended: those who waited are told so, and whoever comes later meets a new actor.
+            threading.Timer(EXIT_AFTER_S, os._exit, [1]).start()
+            raise
 
     @ray.method
     def release(self, trial_id: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os.path
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -11,7 +12,7 @@ from hpsearch.checked import Checked, Count, PositiveFloat, explain
 from hpsearch.domains import SEARCHABLE, Domain, as_parameter, check_name, check_value
 from hpsearch.presets import PRESETS
 from hpsearch.strict_yaml import read_mapping
-from search_spaces.errors import UserError
+from search_spaces.errors import UserError, one_line
 from search_spaces.parameter import Parameter, Scale
 from trials.architecture import Architecture
 
@@ -242,8 +243,9 @@ def load_spec(path: Path) -> Spec:
     if spec.text.source == PYTHON_TEXT:
         return spec
     source = path.absolute().parent / spec.text.source  # a path in a file is relative to the file
-    if not source.exists():
-        raise UserError(f"{path}: text.source: must exist, got {source}; correct the path, or use {PYTHON_TEXT}")
+    if not os.path.exists(source):  # unlike Path.exists it takes any text for a path
+        said = one_line(f"{path}: text.source: must exist, got {source}")
+        raise UserError(f"{said}; correct the path, or use {PYTHON_TEXT}")
     return spec.model_copy(update={"text": spec.text.model_copy(update={"source": str(source)})})
 
 

@@ -63,7 +63,7 @@ def resolve_target(target: Target, spec: Spec) -> ResolvedTarget:
     try:
         shape = spec.target_architecture(target)
     except ValueError as error:
-        raise UserError(f"--target: {error}") from error
+        raise UserError(f"--{error}") from error  # which begins "target: "
     if target.preset:
         preset = PRESETS[target.preset]
         tokens = target.tokens or preset.tokens

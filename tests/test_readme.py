@@ -75,7 +75,7 @@ def assert_serves(command: str, environment: dict[str, str]) -> None:
         assert b"MLflow" in page(address.partition("#")[0])
     finally:
         os.killpg(server.pid, signal.SIGINT)
-        server.wait(timeout=60)
+        server.communicate(timeout=60)
 
 
 def page(address: str) -> bytes:

@@ -137,6 +137,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _represent_float(dumper: yaml.SafeDumper, value: float) -> yaml.ScalarNode:
+    assert math.isfinite(value), "a recipe holds numbers"
     text = repr(value)
     mantissa, exponent_mark, exponent = text.partition("e")
     if exponent_mark:

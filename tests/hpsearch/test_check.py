@@ -2,46 +2,134 @@
 
 from __future__ import annotations
 
+import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from hpsearch.check import check_ledger
-from hpsearch.events import TrialState
+from hpsearch.events import EVENT, Role, TrialState
 from hpsearch.ledger import Entry
-from tests.hpsearch.simulation import PROOF_SHAPE, World, begin, drive, scratch, spec_of
+from search_spaces.errors import UserError
+from tests.hpsearch.simulation import PROOF_SHAPE, World, begin, drive, resume, scratch, spec_of
+
+DECISIONS = ["asked", "judged", "promoted", "predicted", "ended"]
 
 
-def searched(folder: Path, slots: int = 1, seed: int = 0) -> list[Entry]:
-    conductor = begin(folder, spec_of(proof=PROOF_SHAPE))
+def searched(folder: Path, slots: int = 1, seed: int = 0, **changes: Any) -> list[Entry]:
+    conductor = begin(folder, spec_of(**changes))
     drive(conductor, World(), slots, seed)
     conductor.close(complete=True, device_seconds={})
     return conductor.ledger.read()
 
 
+@cache
+def recorded(proof: bool) -> tuple[Entry, ...]:
+    """A whole search, made once."""
+    with scratch() as folder:
+        return tuple(searched(Path(folder), slots=3, proof=PROOF_SHAPE if proof else None))
+
+
+def altered(value: Any) -> Any:
+    """Another value of the same kind."""
+    if isinstance(value, bool):
+        return not value
+    for enum in (Role, TrialState):
+        if value in list(enum):
+            return next(str(member) for member in enum if member != value)
+    if isinstance(value, str):
+        return f"{value}x"
+    if isinstance(value, dict):
+        key = next(iter(value), "new")
+        return {**value, key: altered(value.get(key, 0))}
+    return [*value[:-1], value[-1] + 1] if isinstance(value, list) else value + 1
+
+
+def is_found(entries: tuple[Entry, ...], place: int, changes: dict[str, Any]) -> bool:
+    """Whether a ledger that says something else at a place is refused, or differs just there."""
+    body = {**json.loads(entries[place].event.model_dump_json()), **changes}
+    try:
+        event = EVENT.validate_json(json.dumps(body))
+    except ValidationError:
+        return True
+    forged = Entry(entries[place].seq, entries[place].at_s, event)
+    differences = check_ledger([*entries[:place], forged, *entries[place + 1 :]]).differences
+    return bool(differences) and differences[0].seq == forged.seq
+
+
 @given(slots=st.integers(1, 8), seed=st.integers(0, 999))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_every_decision_follows_from_its_prefix_in_any_order_of_arrival(slots: int, seed: int) -> None:
     with scratch() as folder:
-        checked = check_ledger(searched(Path(folder), slots, seed))
+        checked = check_ledger(searched(Path(folder), slots, seed, proof=PROOF_SHAPE))
     assert checked.differences == ()
-    assert set(checked.decisions) >= {"asked", "judged", "promoted", "predicted", "ended"}
+    assert set(checked.decisions) >= set(DECISIONS)
 
 
-@pytest.mark.parametrize("kind", ["asked", "judged", "promoted", "predicted"])
-def test_an_altered_decision_is_found(kind: str, tmp_path: Path) -> None:
-    entries = searched(tmp_path)
-    place = next(i for i, entry in enumerate(entries) if entry.event.kind == kind)
-    event = entries[place].event
-    changes: dict[str, dict[str, Any]] = {
-        "asked": {"values": {name: value * 1.01 for name, value in getattr(event, "values", {}).items()}},
-        "judged": {"verdict": TrialState.COMPLETE},
-        "promoted": {"cost_flops": 1},
-        "predicted": {"regret": 0.0},
-    }
-    altered = Entry(entries[place].seq, entries[place].at_s, event.model_copy(update=changes[kind]))
-    checked = check_ledger([*entries[:place], altered, *entries[place + 1 :]])
-    assert checked.differences[0].seq == entries[place].seq
+@given(cuts=st.lists(st.integers(1, 30), min_size=1, max_size=3), slots=st.integers(1, 6), seed=st.integers(0, 999))
+@settings(max_examples=8, deadline=None)
+def test_so_it_does_where_drivers_were_killed_and_stopped(cuts: list[int], slots: int, seed: int) -> None:
+    with scratch() as folder:
+        conductor = begin(Path(folder), spec_of())
+        for cut in cuts:
+            drive(conductor, World(), slots, seed, transactions=cut)
+            if cut % 2:
+                conductor.close(complete=False, device_seconds={})
+            conductor = resume(Path(folder), f"after{cut}")
+        drive(conductor, World(), slots, seed)
+        conductor.close(complete=True, device_seconds={})
+        assert check_ledger(conductor.ledger.read()).differences == ()
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_an_altered_decision_is_found(data: st.DataObject) -> None:
+    """Any field of any decision, altered by as little as its kind allows."""
+    entries = recorded(proof=False)
+    place = data.draw(st.sampled_from([i for i, entry in enumerate(entries) if entry.event.kind in DECISIONS]))
+    body = json.loads(entries[place].event.model_dump_json())
+    field = data.draw(st.sampled_from(sorted(set(body) - {"kind"})))
+    assert is_found(entries, place, {field: altered(body[field])}), (field, body)
+
+
+@pytest.mark.parametrize("field", ["values", "low80", "high80", "regret", "observations"])
+def test_an_altered_prediction_is_found(field: str) -> None:
+    entries = recorded(proof=True)
+    place = next(i for i, entry in enumerate(entries) if entry.event.kind == "predicted")
+    body = json.loads(entries[place].event.model_dump_json())
+    assert is_found(entries, place, {field: altered(body[field])})
+
+
+@pytest.mark.parametrize("kind", [*DECISIONS, "measured"])
+@pytest.mark.parametrize("trial_id", ["t9999", "t0001"])
+def test_an_event_of_another_trial_is_found(kind: str, trial_id: str) -> None:
+    entries = recorded(proof=False)
+    places = [i for i, entry in enumerate(entries) if entry.event.kind == kind]
+    assert all(is_found(entries, place, {"trial_id": trial_id}) for place in places[-1:])
+
+
+def test_an_end_that_comes_twice_is_found() -> None:
+    entries = recorded(proof=False)
+    place = max(i for i, entry in enumerate(entries) if entry.event.kind == "ended")
+    twice = Entry(entries[place].seq + 1, 0.0, entries[place].event)
+    checked = check_ledger([*entries[: place + 1], twice])
+    assert [difference.seq for difference in checked.differences] == [twice.seq]
+
+
+def test_a_search_that_is_called_complete_too_early_is_found(tmp_path: Path) -> None:
+    conductor = begin(tmp_path, spec_of())
+    drive(conductor, World(), transactions=20)
+    conductor.close(complete=True, device_seconds={})
+    assert (
+        check_ledger(conductor.ledger.read()).differences[-1].recomputed.startswith('{"kind":"closed","complete":false')
+    )
+
+
+def test_an_empty_ledger_is_told() -> None:
+    with pytest.raises(UserError, match="ledger: empty; the search never began"):
+        check_ledger([])

@@ -2,36 +2,76 @@
 
 from __future__ import annotations
 
+import math
+import pickle
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpsearch.conductor import Conductor
-from hpsearch.events import Asked, Promoted, TrialState
+from hpsearch.decisions import Idle
+from hpsearch.events import Asked, Measured, Promoted, Resumed, TrialState
 from hpsearch.plan import PROOF
+from hpsearch.state import SearchState
 from tests.hpsearch.simulation import PROOF_SHAPE, World, begin, drive, resume, scratch, spec_of
 
-
-def outcome(conductor: Conductor) -> list[tuple[Any, ...]]:
-    """What a search comes to: every trial with its configuration, losses and state."""
-    trials = conductor.state.trials.values()
-    return [(t.asked.values, t.asked.role, t.state, [m.loss for m in t.measurements]) for t in trials]
+DRIVERS = {"opened", "resumed", "adopted", "closed"}  # what only says who was there
 
 
-@given(cuts=st.lists(st.integers(1, 40), max_size=4), noise=st.floats(0, 0.02))
-@settings(max_examples=15, deadline=None)
-def test_with_one_slot_a_killed_search_ends_as_the_unbroken_one(cuts: list[int], noise: float) -> None:
+def story(conductor: Conductor) -> list[Any]:
+    """What happened, in its order: every decision as it was recorded, and what was measured, but not by whom."""
+    events = [entry.event for entry in conductor.ledger.read() if entry.event.kind not in DRIVERS]
+    return [{**e.measurement, "checkpoint": ""} if isinstance(e, Measured) else e for e in events]
+
+
+@cache
+def unbroken() -> list[Any]:
+    """The story of a search that nobody killed."""
     with scratch() as folder:
-        whole = begin(Path(folder) / "whole", spec_of(proof=PROOF_SHAPE))
-        drive(whole, World(noise=noise))
-        killed = begin(Path(folder) / "killed", spec_of(proof=PROOF_SHAPE))
-        for number, cut in enumerate(cuts):
-            drive(killed, World(noise=noise), transactions=cut)
-            killed = resume(Path(folder) / "killed", f"driver{number}")
-        drive(killed, World(noise=noise))
-        assert outcome(killed) == outcome(whole)
+        conductor = begin(Path(folder), spec_of(proof=PROOF_SHAPE))
+        drive(conductor, World())
+        conductor.close(complete=True, device_seconds={})
+        return story(conductor)
+
+
+@given(kills=st.lists(st.tuples(st.integers(1, 60), st.booleans()), min_size=1, max_size=4))
+@settings(max_examples=12, deadline=None)
+def test_with_one_slot_a_killed_search_ends_as_the_unbroken_one(kills: list[tuple[int, bool]]) -> None:
+    """Killed after any number of decisions; or later, when the segment was on disk but not yet in the ledger."""
+    with scratch() as folder:
+        conductor = begin(Path(folder), spec_of(proof=PROOF_SHAPE))
+        for number, (cut, is_trained) in enumerate(kills):
+            drive(conductor, World(), transactions=cut)
+            orphans = [World().measure(conductor.assignment(trial)) for trial in conductor.state.running.values()]
+            conductor = resume(Path(folder), f"driver{number}")
+            for orphan in orphans if is_trained else []:
+                conductor.adopt(orphan)
+        drive(conductor, World())
+        conductor.close(complete=True, device_seconds={})
+        assert story(conductor) == unbroken()
+
+
+def test_with_one_slot_the_same_file_and_seed_tell_the_same_story(tmp_path: Path) -> None:
+    stories = []
+    for home in ("one", "two"):
+        conductor = begin(tmp_path / home, spec_of(proof=PROOF_SHAPE))
+        drive(conductor, World())
+        stories.append(story(conductor))
+    assert stories[0] == stories[1] and len(stories[0]) > 100
+
+
+def test_another_seed_tells_another_story(tmp_path: Path) -> None:
+    stories = []
+    for seed in (0, 1):
+        conductor = begin(tmp_path / str(seed), spec_of(seed=seed))
+        drive(conductor, World(), transactions=1)
+        stories.append(story(conductor))
+    assert stories[0] != stories[1]
 
 
 @given(cuts=st.lists(st.integers(1, 40), min_size=1, max_size=4), slots=st.integers(1, 6), seed=st.integers(0, 99))
@@ -90,3 +130,67 @@ def test_the_proof_is_predicted_before_it_is_tried(tmp_path: Path) -> None:
     drive(conductor, World(), slots=3)
     kinds = [(entry.event.kind, getattr(entry.event, "proxy", 0)) for entry in conductor.ledger.read()]
     assert kinds.index(("predicted", 0)) < kinds.index(("asked", PROOF))
+
+
+def test_a_decision_is_in_the_ledger_before_it_is_handed_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    conductor = begin(tmp_path, spec_of())
+    decision = conductor.decide()
+    assert isinstance(decision, Asked)
+
+    def full(*events: object) -> int:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as broken, pytest.raises(OSError, match="disk full"):
+        broken.setattr(conductor.ledger, "append", full)
+        conductor.start(decision)
+    assert not conductor.state.trials
+    conductor.start(decision)
+    assert conductor.ledger.read()[-1].event == decision
+
+
+def test_deciding_is_done_once_a_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    conductor = begin(tmp_path, spec_of())
+    asked = []
+
+    def wait(state: SearchState) -> Idle:
+        asked.append(state.seq)
+        return Idle.WAIT
+
+    monkeypatch.setattr("hpsearch.conductor.next_decision", wait)
+    assert [conductor.decide(), conductor.decide()] == [Idle.WAIT] * 2
+    assert asked == [1]
+
+
+def test_another_writer_is_noticed(tmp_path: Path) -> None:
+    conductor = begin(tmp_path, spec_of())
+    conductor.ledger.append(Resumed(incarnation="intruder", versions={}))
+    with pytest.raises(AssertionError, match="another writer is in the ledger"):
+        conductor.close(complete=False, device_seconds={})
+
+
+@pytest.mark.parametrize(
+    "change, said", [({"tokens": 128}, "measured at another rung"), ({"loss": math.nan}, "outcome")]
+)
+def test_a_measurement_that_cannot_be_is_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    conductor = begin(tmp_path, spec_of())
+    drive(conductor, World(), transactions=1)
+    measurement = World().measure(conductor.assignment(next(iter(conductor.state.running.values()))))
+    with pytest.raises(AssertionError, match=said):
+        conductor.measured(replace(measurement, **change))
+    assert len(conductor.ledger.read()) == 2
+
+
+def test_a_measurement_is_taken_once(tmp_path: Path) -> None:
+    conductor = begin(tmp_path, spec_of())
+    drive(conductor, World(), transactions=1)
+    measurement = World().measure(conductor.assignment(next(iter(conductor.state.running.values()))))
+    conductor.measured(measurement)
+    with pytest.raises(KeyError):
+        conductor.measured(measurement)
+    assert len(conductor.ledger.read()) == 4
+
+
+def test_ray_may_pickle_what_it_never_reads(tmp_path: Path) -> None:
+    conductor = begin(tmp_path, spec_of())
+    assert type(pickle.loads(pickle.dumps(conductor))) is object
+    assert type(pickle.loads(pickle.dumps(conductor.ledger))) is object

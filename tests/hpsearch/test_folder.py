@@ -30,6 +30,24 @@ def test_an_unknown_search_names_the_known(tmp_path: Path) -> None:
         find_search(tmp_path, "two")
 
 
+@pytest.mark.parametrize("name", ["", "..", "../one", "x" * 5000, "nul\0byte", "\x1b[31mred", "$(rm -rf ~)"])
+def test_a_name_that_is_none_is_told_in_one_line(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="no such search in .*; known: .*Give one of these, or --home") as caught:
+        find_search(tmp_path / "home", name)
+    assert len(str(caught.value)) < 600 and str(caught.value).isprintable()
+
+
+def test_a_home_that_is_not_there_has_no_searches(tmp_path: Path) -> None:
+    assert searches(tmp_path / "absent") == []
+
+
+def test_all_of_a_search_lies_in_its_folder(tmp_path: Path) -> None:
+    folder = SearchFolder(tmp_path, "one")
+    inside = [folder.ledger, folder.log, folder.checkpoint("t0001", 512, "a"), *folder.outcome_files.values()]
+    assert all(path.is_relative_to(folder.path) for path in inside)
+    assert len(set(inside)) == len(inside)
+
+
 def test_a_checkpoint_names_its_writer(tmp_path: Path) -> None:
     folder = SearchFolder(tmp_path, "one")
     assert folder.checkpoint("t0001", 512, "a") != folder.checkpoint("t0001", 512, "b")
@@ -40,3 +58,16 @@ def test_a_file_is_written_whole(tmp_path: Path) -> None:
     write_whole(path, "one")
     write_whole(path, "two")
     assert path.read_text() == "two" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    write_whole(path, "old")
+
+    def fail(source: Path, target: Path) -> None:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as broken, pytest.raises(OSError, match="disk full"):
+        broken.setattr("hpsearch.folder.os.replace", fail)
+        write_whole(path, "new")
+    assert path.read_text() == "old"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -32,7 +33,19 @@ from hpsearch.events import (
     TrialState,
 )
 from hpsearch.ledger import Ledger
+from hpsearch.plan import trial_config
 from search_spaces.errors import UserError
+from tests.hpsearch.simulation import report, spec_of
+from trials.trial import Assignment
+
+CONFIG = trial_config(spec_of(), 0, {"learning_rate": 3e-4, "weight_decay": 0.1}, seed=5)
+
+
+def measurement_of(loss: float, message: str) -> dict[str, Any]:
+    """A measurement with a loss of any kind."""
+    measurement = report(Assignment("t0000", CONFIG, 3328, "", "file"), 1.0)
+    return {**measurement.to_dict(), "loss": loss, "far_loss": math.inf, "message": message}
+
 
 ONE_OF_EACH: list[Event] = [
     Opened(spec={"name": "a", "n": 1.5}, corpus_id="c", tokenizer_id="t", versions={"torch": "2"}, incarnation="i"),
@@ -44,14 +57,12 @@ ONE_OF_EACH: list[Event] = [
         role=Role.PROOF,
         repeat_of="",
         values={"learning_rate": 3e-4},
-        config={"architecture": {"width": 16}, "seed": 0},
+        config=CONFIG.to_dict(),
         rungs=(128, 256),
         cost_flops=10**20,
         reasons={"params": 3312.0},
     ),
-    Measured(
-        trial_id="t0000", rung=1, measurement={"loss": 0.1 + 0.2, "far_loss": float("inf"), "outcome": "MEASURED"}
-    ),
+    Measured(trial_id="t0000", rung=1, measurement=measurement_of(0.1 + 0.2, "")),
     Adopted(trial_id="t0000", checkpoint="/a b/é.safetensors"),
     Judged(trial_id="t0000", rung=1, verdict=TrialState.DIVERGED, reasons={}),
     Promoted(trial_id="t0000", rung=2, cost_flops=5, reasons={"rank": 0.0}),
@@ -103,19 +114,15 @@ def test_an_event_is_read_as_it_was_written(ledger: Ledger, event: Event) -> Non
 @given(loss=st.floats(allow_nan=False), message=st.text())
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_numbers_and_text_survive_to_the_last_bit(ledger: Ledger, loss: float, message: str) -> None:
-    event = Measured(
-        trial_id="t", rung=0, measurement={"loss": loss, "message": message.encode("utf-8", "replace").decode()}
-    )
+    printable = message.encode("utf-8", "replace").decode()
+    event = Measured(trial_id="t", rung=0, measurement=measurement_of(loss, printable))
     last_seq = ledger.append(event)
     assert ledger.read(last_seq - 1)[0].event == event
 
 
 def test_sequence_numbers_have_no_gaps(ledger: Ledger) -> None:
-    assert [ledger.append(*ONE_OF_EACH[:3]), ledger.append(*ONE_OF_EACH[3:4]), ledger.append(*ONE_OF_EACH[4:])] == [
-        3,
-        4,
-        10,
-    ]
+    parts = ONE_OF_EACH[:3], ONE_OF_EACH[3:4], ONE_OF_EACH[4:]
+    assert [ledger.append(*part) for part in parts] == [3, 4, 10]
     entries = ledger.read()
     assert [entry.seq for entry in entries] == list(range(1, 11))
     assert [entry.at_s for entry in entries] == sorted(entry.at_s for entry in entries)
@@ -236,6 +243,12 @@ def test_a_ledger_in_no_folder_is_refused(tmp_path: Path) -> None:
         ("""UPDATE events SET body = '{"kind": "invented"}' WHERE seq = 2""", "event 2 cannot be read"),
         ("UPDATE events SET body = replace(body, 'versions', 'extra') WHERE seq = 2", r"cannot be read \(2 faults\)"),
         ("DELETE FROM events WHERE seq = 2", "event 2 is missing"),
+        ("UPDATE events SET body = replace(body, 'learning_rate', 'rate') WHERE seq = 3", "event 3 cannot be read"),
+        ('UPDATE events SET body = replace(body, \'"eps"\', \'"x":0,"eps"\') WHERE seq = 3', "event 3 cannot be read"),
+        (
+            "UPDATE events SET body = replace(body, '\"heads\":2', '\"heads\":3') WHERE seq = 3",
+            "event 3 cannot be read",
+        ),
     ],
 )
 def test_a_corrupted_row_is_told(ledger: Ledger, statement: str, said: str) -> None:

@@ -316,6 +316,10 @@ def test_text_is_found_beside_the_search_file(tmp_path: Path) -> None:
     file = tmp_path / "search.yaml"
     file.write_text(QUICKSTART.read_text().replace("source: python", "source: text.txt"))
     assert load_spec(file).text.source == str(tmp_path / "text.txt")
+    for name in ("x" * 5000, '"nul\\0byte"'):
+        file.write_text(QUICKSTART.read_text().replace("source: python", f"source: {name}"))
+        with pytest.raises(UserError, match="text.source: must exist"):
+            load_spec(file)
     file.write_text(QUICKSTART.read_text().replace("source: python", "source: texts.txt"))
     with pytest.raises(UserError, match=r"search.yaml: text.source: must exist, got .*texts.txt; correct the path"):
         load_spec(file)

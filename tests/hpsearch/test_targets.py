@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hpsearch.presets import PRESETS
 from hpsearch.targets import parse_target, resolve_target
@@ -37,9 +40,50 @@ def test_keys_and_file_agree_and_the_search_fills_in(tmp_path: Path) -> None:
         ("width=64,depth=2,heads=2,tokens=many", "tokens"),
         ("width=64,depth=2,heads=2,tokens=nan", "tokens"),
         ("wdth=64,depth=2,heads=2,tokens=1e6", "wdth: unknown key"),
-        ("width=8,depth=1,heads=1,tokens=1e6", "must not be smaller"),
+        ("width=64,depth=2,heads=2,tokens=-1", "tokens"),
+        ("width=64,width=32,depth=2,heads=2,tokens=1e6", "every key may stand once"),
+        ("width=64,depth", "depth: input should be a valid integer, .*got ''"),
+        ("preset=gpt3-1.3b,width=64", "preset: has a shape of its own, got width beside it"),
+        ("preset=gpt5", "unknown preset 'gpt5'; use one of gpt2-124m"),
+        ("", "neither a preset nor a file, got ''"),
+        ("x" * 5000, "neither a preset nor a file"),
+        ("tokens=" + "9" * 5000, "tokens"),
+        ("nul\0byte", "neither a preset nor a file"),
+        ("../..", "neither a preset nor a file"),
+        ("width=8,depth=1,heads=1,tokens=1e6", "^--target: must not be smaller .*, got 888; name a larger"),
     ],
 )
 def test_mistakes_are_named(text: str, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=said) as caught:
         resolve_target(parse_target(text), spec_of())
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("width: [", "line 1: not readable as YAML"),
+        ("just text", "must be a mapping of keys, got str; a target file has"),
+        ("width: 64\nwidth: 32", "key 'width' appears twice"),
+        ("width: 64", "a target without a preset needs depth, heads, tokens"),
+        ("wdth: 64\npreset: gpt2-xl", "wdth: unknown key, got 64"),
+    ],
+)
+def test_a_mistake_in_a_file_names_the_file(tmp_path: Path, content: str, said: str) -> None:
+    file = tmp_path / "target.yaml"
+    file.write_text(content)
+    with pytest.raises(UserError, match=said) as caught:
+        parse_target(str(file))
+    assert str(caught.value).startswith(str(file))
+
+
+@given(text=st.text(max_size=30) | st.from_regex(r"(width|depth|heads|tokens|preset)=\w{0,4}(,\w+=\w*){0,3}"))
+@settings(max_examples=100, deadline=None)
+def test_any_text_is_a_target_or_a_user_error(text: str) -> None:
+    with suppress(UserError):
+        resolve_target(parse_target(text), spec_of())
+
+
+def test_a_preset_may_be_trained_for_longer() -> None:
+    resolved = resolve_target(parse_target("preset=gpt3-1.3b,tokens=1e12"), spec_of())
+    assert (resolved.name, resolved.tokens, resolved.published_learning_rate) == ("gpt3-1.3b", 1e12, 2e-4)

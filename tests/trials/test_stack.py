@@ -17,7 +17,7 @@ from tests.trials.reference import ReferenceGPT
 from trials import checkpoint, model
 from trials.checkpoint import CheckpointError
 from trials.data import training_batch, validation_batches
-from trials.stack import Stack
+from trials.stack import DIVERGED_LOSS_RATIO, DIVERGED_STEPS, Slot, Stack
 from trials.tokens import TokenSet, load_split
 from trials.trial import Assignment, Measurement, Outcome, TrialConfig
 from trials.validation import HeldOut
@@ -25,7 +25,7 @@ from trials.validation import HeldOut
 STEPS = 50
 OTHERS = [
     replace(CONFIG, seed=3, learning_rate=3e-3, beta2=0.99),
-    replace(CONFIG, seed=8, weight_decay=0.0, gradient_clip=0.1),
+    replace(CONFIG, seed=8, weight_decay=0.0, gradient_clip=0.1, beta1=0.8),
     replace(CONFIG, seed=9, warmup_tokens=0, decay_share=1.0, eps=1e-6),
 ]
 LOSSES = ("loss", "raw_loss", "far_loss", "train_loss", "gradient_norm")
@@ -240,6 +240,25 @@ def test_divergence_is_an_outcome_and_neighbours_survive(
     assert_close(measured["tame"], alone(stack, segment(tmp_path / "lone", "tame", STEPS)), rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("losses", "diverged"),
+    [
+        ([], False),
+        ([4.0] * DIVERGED_STEPS, False),
+        ([3.0] * DIVERGED_STEPS + [12.0], False),  # one batch of odd text
+        ([4.0 * DIVERGED_LOSS_RATIO + 1] * (DIVERGED_STEPS - 1), False),  # too early to say
+        ([4.0 * DIVERGED_LOSS_RATIO + 1] * DIVERGED_STEPS, True),
+        ([3.0, math.nan], True),
+        ([math.inf], True),
+    ],
+)
+def test_training_losses_far_above_the_start_are_divergence(
+    tmp_path: Path, losses: list[float], diverged: bool
+) -> None:
+    slot = Slot(segment(tmp_path, "a", 100), 0, 0, start_loss=4.0, admitted_s=0.0, threads=1, losses=losses)
+    assert bool(slot.diverged) is slot.done is diverged
+
+
 def test_trial_beyond_repair_ends_long_before_its_rung(stack: Stack, tmp_path: Path) -> None:
     config = replace(CONFIG, learning_rate=1e30, warmup_tokens=0)
     diverged = alone(stack, segment(tmp_path, "a", 10_000, config))
@@ -275,3 +294,4 @@ def test_rows_move_up_when_one_is_evicted(stack: Stack, tmp_path: Path) -> None:
         assert measured.keys() == expected.keys() - {str(freed)}
         for trial_id, measurement in measured.items():
             assert_close(measurement, expected[trial_id], rel=1e-5)
+            assert measurement.slots == 3, "the most it has shared a step with"
