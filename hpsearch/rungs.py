@@ -10,7 +10,6 @@ as they arrive, this is the paper's promotion: a trial is never cut because it c
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import isinf
 
 from hpsearch.events import Promoted, TrialState
 from hpsearch.plan import rung_ratios
@@ -27,7 +26,7 @@ def promotable(state: SearchState, proxy: int) -> Iterator[Promoted]:
         quota = len(population) // scheduler.reduction_factor
         for rank, (loss, _, trial_id) in enumerate(population[:quota]):
             trial = state.trials[trial_id]
-            if trial.state is TrialState.PAUSED and trial.rung == rung and not isinf(loss):
+            if trial.state is TrialState.PAUSED and trial.rung == rung:  # which no diverged one is
                 reasons = {"rank": rank, "quota": quota, "population": len(population), "loss": loss}
                 yield _promotion(trial, {name: float(value) for name, value in reasons.items()})
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from hpsearch.conductor import Conductor
 from hpsearch.decisions import Idle
-from hpsearch.events import Asked, Measured, Promoted, Resumed, TrialState
+from hpsearch.events import Asked, Event, Judged, Measured, Promoted, Resumed, TrialState
 from hpsearch.plan import PROOF
 from hpsearch.state import SearchState
 from tests.hpsearch.simulation import PROOF_SHAPE, World, begin, drive, resume, scratch, spec_of
@@ -146,6 +146,20 @@ def test_a_decision_is_in_the_ledger_before_it_is_handed_out(tmp_path: Path, mon
     assert not conductor.state.trials
     conductor.start(decision)
     assert conductor.ledger.read()[-1].event == decision
+
+
+def test_a_measurement_and_its_verdict_are_one_transaction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    conductor = begin(tmp_path, spec_of())
+    drive(conductor, World(), transactions=1)
+    append, written = conductor.ledger.append, []
+
+    def watched(*events: Event) -> int:
+        written.append([type(event) for event in events])
+        return append(*events)
+
+    monkeypatch.setattr(conductor.ledger, "append", watched)
+    conductor.measured(World().measure(conductor.assignment(next(iter(conductor.state.running.values())))))
+    assert written == [[Measured, Judged]]
 
 
 def test_deciding_is_done_once_a_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

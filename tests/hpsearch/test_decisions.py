@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,27 @@ def test_the_prediction_comes_before_any_trial_of_its_size(tmp_path: Path, num_s
     running = {event.trial_id for event in happened[:predicted] if isinstance(event, (Asked, Promoted))}
     judged = {event.trial_id for event in happened[:predicted] if isinstance(event, Judged)}
     assert running == judged, "nothing runs while it is predicted"
+
+
+def test_nothing_is_swept_after_the_prediction_though_a_cheap_proof_leaves_budget(tmp_path: Path) -> None:
+    """The budget ended the exploring; probes that diverge at once give some of it back."""
+    changes: dict[str, Any] = {"ladder": [{**LADDER[0], "trials": 300}, LADDER[1]], "sampler": {"name": "qmc"}}
+    changes["proof"] = PROOF_SHAPE
+    conductor = begin(tmp_path, spec_of(budget_flops=least_budget(**changes), **changes))
+    while conductor.decide() is not Idle.FINISHED:
+        decision = conductor.decide()
+        if isinstance(decision, Predicted):
+            conductor.predict(decision)
+            continue
+        assert isinstance(decision, (Asked, Promoted))
+        assignment = conductor.start(decision)
+        if conductor.state.prediction is None:
+            conductor.measured(World().measure(assignment))
+        else:
+            assert isinstance(decision, Asked) and decision.role is Role.PROOF
+            conductor.measured(replace(report(assignment, inf), flops=0, anneal_flops=0))
+    assert len(conductor.state.of(0, Role.EXPLORE)) < 300
+    assert len(conductor.state.of(PROOF, Role.PROOF)) == 5
 
 
 def test_the_proof_probes_the_prediction_and_an_octave_to_either_side(tmp_path: Path) -> None:

@@ -63,6 +63,13 @@ def test_a_higher_rung_comes_first(tmp_path: Path) -> None:
     assert conductor.state.trials["t0001"].state is TrialState.COMPLETE
 
 
+def test_a_higher_rung_comes_first_while_a_lower_one_waits(tmp_path: Path) -> None:
+    """Three of twelve are at the second rung, where one may go on; the fourth still waits at the first."""
+    conductor = search(tmp_path, [*NINE, 10.0, 11.0, 12.0])
+    assert [go_on(conductor, loss) for loss in (0.3, 0.2, 0.4)] == ["t0003", "t0001", "t0005"]
+    assert names(conductor) == [("t0001", 2), ("t0000", 1)]
+
+
 def test_ties_go_to_the_earlier_trial(tmp_path: Path) -> None:
     assert names(search(tmp_path, [2.0, 1.0, 1.0, 1.0, 2.0, 3.0])) == [("t0001", 1), ("t0002", 1)]
 
