@@ -96,7 +96,14 @@ def searches(home: Path) -> list[SearchFolder]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a file whole or not at all: beside it, then renamed."""
+    """Writes a file whole or not at all: beside it, then renamed.
+
+    Raises:
+        UserError: it cannot be written there.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    try:
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); give a file in a folder that exists") from error

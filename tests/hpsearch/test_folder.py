@@ -71,3 +71,8 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
         broken.setattr("hpsearch.folder.os.replace", fail)
         write_whole(path, "new")
     assert path.read_text() == "old"
+
+
+def test_a_file_in_a_folder_that_is_not_there_is_the_users_mistake(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be written .*give a file in a folder that exists"):
+        write_whole(tmp_path / "missing" / "recipe.yaml", "text")
