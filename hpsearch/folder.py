@@ -99,11 +99,11 @@ def write_whole(path: Path, text: str) -> None:
     """Writes a file whole or not at all: beside it, then renamed.
 
     Raises:
-        UserError: it cannot be written there.
+        UserError: the folder is not there, or may not be written to.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         beside.write_text(text, encoding="utf-8")
         os.replace(beside, path)
-    except OSError as error:
+    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); give a file in a folder that exists") from error
