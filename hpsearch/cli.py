@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hpsearch.exit_codes import OUR_FAULT, STOPPED, USER_ERROR
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     from hpsearch.spec import Spec
     from hpsearch.state import SearchState
     from hpsearch.targets import ResolvedTarget
-
-USER_ERROR = 2  # exit code: something the user gave is wrong
-STOPPED = 3  # exit code: stopped, resumable
 
 home_option = click.option(
     "--home",
@@ -166,7 +164,7 @@ def check(search: str, as_json: bool, home: Path) -> None:
             f"event {difference.seq}:\n  recorded    {difference.recorded}\n  recomputed  {difference.recomputed}"
         )
     if checked.differences:
-        sys.exit(1)
+        sys.exit(OUR_FAULT)
 
 
 @cli.command()
@@ -291,7 +289,7 @@ def main() -> None:
 
         traceback.print_exc()
         click.echo("error: this is a fault of hpsearch, not yours; the lines above say where", err=True)
-        sys.exit(1)
+        sys.exit(OUR_FAULT)
 
 
 def _print_plan(spec: Spec, output: str) -> None:

@@ -7,7 +7,6 @@ from hpsearch.figure import draw_search
 from hpsearch.folder import SearchFolder, write_whole
 from hpsearch.state import SearchState
 from hpsearch.targets import resolve_target
-from hpsearch.transfer.proof import can_predict
 from hpsearch.transfer.recommend import Recommendation, recommend
 from hpsearch.trials_table import trials_table
 
@@ -26,8 +25,3 @@ def write_outcome(state: SearchState, folder: SearchFolder) -> Recommendation:
         write_whole(folder.recipe, export(state, target, recommendation, "yaml", accept_reach=False))
     draw_search(state, target, folder.figure)
     return recommendation
-
-
-def has_outcome(state: SearchState) -> bool:
-    """Whether enough was measured for `write_outcome`."""
-    return can_predict(state)

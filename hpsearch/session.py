@@ -8,12 +8,14 @@ from pathlib import Path
 
 from rich.console import Console
 
+from hpsearch.exit_codes import DONE, STOPPED
 from hpsearch.folder import SearchFolder
-from hpsearch.outcome import has_outcome, write_outcome
+from hpsearch.outcome import write_outcome
 from hpsearch.record import send_quietly
 from hpsearch.search import resume_search, start_search
 from hpsearch.spec import Spec
 from hpsearch.state import SearchState
+from hpsearch.transfer.proof import can_predict
 from hpsearch.view import (
     LiveView,
     QuietView,
@@ -26,8 +28,6 @@ from hpsearch.view import (
     where_to_look,
 )
 from search_spaces.errors import UserError
-
-DONE, STOPPED = 0, 3  # exit codes
 
 
 def run_shown(spec: Spec, home: Path, cache: Path, output: str) -> int:
@@ -61,7 +61,7 @@ def _shown(folder: SearchFolder, search: Callable[[View], SearchState], output: 
 
 def _print_outcome(folder: SearchFolder, state: SearchState, console: Console, output: str) -> None:
     """Writes everything that follows from the trials, tells MLflow, and prints it."""
-    if not has_outcome(state):
+    if not can_predict(state):
         raise UserError(f"{folder.name}: complete, but too few trials ended with a loss; lower learning_rate.high")
     recommendation = write_outcome(state, folder)
     send_quietly(folder, folder.outcome_files)

@@ -6,7 +6,7 @@ import os.path
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, FiniteFloat, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, FiniteFloat, ValidationError, field_validator, model_validator
 
 from hpsearch.checked import Checked, Count, PositiveFloat, explain
 from hpsearch.domains import SEARCHABLE, Domain, as_parameter, check_name, check_value
@@ -18,7 +18,14 @@ from trials.architecture import Architecture
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
-Ratios = Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
+
+def _ascending(ratios: tuple[float, ...]) -> tuple[float, ...]:
+    if list(ratios) != sorted(set(ratios)):
+        raise ValueError(f"rungs must ascend without repeats, got {list(ratios)}; sort them")
+    return ratios
+
+
+Ratios = Annotated[tuple[PositiveFloat, ...], Field(min_length=1), AfterValidator(_ascending)]
 
 
 class Shape(Checked):
@@ -39,11 +46,6 @@ class Proxy(Shape):
 
     trials: Count
     rung_ratios: Ratios | None = None  # of this proxy; where absent, the scheduler's
-
-    @field_validator("rung_ratios")
-    @classmethod
-    def _ascending(cls, ratios: tuple[float, ...] | None) -> tuple[float, ...] | None:
-        return None if ratios is None else _ascending(ratios)
 
 
 class Proof(Shape):
@@ -95,11 +97,6 @@ class Scheduler(Checked):
     rung_ratios: Ratios
     reduction_factor: Annotated[int, Field(ge=2, le=1000)] = 3
     min_population: Count | None = None
-
-    @field_validator("rung_ratios")
-    @classmethod
-    def _ascending(cls, ratios: tuple[float, ...]) -> tuple[float, ...]:
-        return _ascending(ratios)
 
     @property
     def population(self) -> int:
@@ -261,12 +258,6 @@ def with_overrides(spec: Spec, overrides: dict[str, Any], where: str) -> Spec:
     """The search with some keys replaced, those that are given; checked again as a whole."""
     given = {key: value for key, value in overrides.items() if value is not None}
     return check_spec({**spec.model_dump(mode="json"), **given}, where)
-
-
-def _ascending(ratios: tuple[float, ...]) -> tuple[float, ...]:
-    if list(ratios) != sorted(set(ratios)):
-        raise ValueError(f"rungs must ascend without repeats, got {list(ratios)}; sort them")
-    return ratios
 
 
 def _check_heads(width: int, heads: int) -> None:

@@ -23,13 +23,6 @@ from hpsearch.transfer.recommend import Recommendation
 from hpsearch.transfer.status import Status
 
 REDRAWS_PER_S = 2.0
-STATE_STYLES = {
-    "COMPLETE": "green",
-    "PRUNED": "yellow",
-    "DIVERGED": "red",
-    "FAIL": "bold red",
-    "STOPPED": "magenta",
-}
 
 
 class View(Protocol):

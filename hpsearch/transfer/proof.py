@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpsearch.events import Predicted, Role, TrialState
-from hpsearch.plan import PROOF, architecture, rung_tokens
+from hpsearch.plan import PROOF, architecture, rung_tokens, smallest_batch
 from hpsearch.spec import Spec
 from hpsearch.state import SearchState
 from hpsearch.surface import Surface, fit_surface
@@ -134,9 +134,7 @@ def proof_result(state: SearchState, noise: float) -> list[ProofResult]:
 
 def _setting(state: SearchState) -> tuple[int, int]:
     """N and D of the proof."""
-    batch = state.spec.space["batch_sequences"].ends[0] if "batch_sequences" in state.spec.space else None
-    sequences = int(state.spec.value("batch_sequences") if batch is None else batch)
-    return architecture(state.spec, PROOF).params, rung_tokens(state.spec, PROOF, sequences)[-1]
+    return architecture(state.spec, PROOF).params, rung_tokens(state.spec, PROOF, smallest_batch(state.spec))[-1]
 
 
 def _moved(state: SearchState, octaves: float) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from math import inf
 from pathlib import Path
@@ -19,6 +20,7 @@ from hpsearch.events import Asked, Ended, Event, Judged, Predicted, Promoted, Ro
 from hpsearch.plan import PROOF, trial_flops
 from hpsearch.state import SearchState, opening_state
 from tests.hpsearch.simulation import PROOF_SHAPE, World, begin, drive, report, scratch, spec_of
+from trials.trial import Assignment, Measurement
 
 ENDS = {TrialState.COMPLETE, TrialState.PRUNED, TrialState.DIVERGED, TrialState.FAIL}
 LADDER = [{"width": 16, "depth": 1, "heads": 2, "trials": 15}, {"width": 32, "depth": 1, "heads": 2, "trials": 9}]
@@ -33,6 +35,18 @@ def searched(folder: Path, world: World, num_slots: int = 1, seed: int = 0, **ch
     drive(conductor, world, num_slots, seed)
     conductor.close(complete=True, device_seconds={})
     return conductor
+
+
+def drive_to_the_end(conductor: Conductor, proof: Callable[[Assignment], Measurement]) -> None:
+    """One trial at a time: swept ones are measured by the ordinary world, those of the proof by `proof`."""
+    while (decision := conductor.decide()) is not Idle.FINISHED:
+        if isinstance(decision, Predicted):
+            conductor.predict(decision)
+            continue
+        assert isinstance(decision, (Asked, Promoted))
+        assignment = conductor.start(decision)
+        measure = World().measure if conductor.state.prediction is None else proof
+        conductor.measured(measure(assignment))
 
 
 def events(conductor: Conductor) -> list[Event]:
@@ -190,18 +204,12 @@ def test_nothing_is_swept_after_the_prediction_though_a_cheap_proof_leaves_budge
     changes: dict[str, Any] = {"ladder": [{**LADDER[0], "trials": 300}, LADDER[1]], "sampler": {"name": "qmc"}}
     changes["proof"] = PROOF_SHAPE
     conductor = begin(tmp_path, spec_of(budget_flops=least_budget(**changes), **changes))
-    while conductor.decide() is not Idle.FINISHED:
-        decision = conductor.decide()
-        if isinstance(decision, Predicted):
-            conductor.predict(decision)
-            continue
-        assert isinstance(decision, (Asked, Promoted))
-        assignment = conductor.start(decision)
-        if conductor.state.prediction is None:
-            conductor.measured(World().measure(assignment))
-        else:
-            assert isinstance(decision, Asked) and decision.role is Role.PROOF
-            conductor.measured(replace(report(assignment, inf), flops=0, anneal_flops=0))
+
+    def diverge_at_once(assignment: Assignment) -> Measurement:
+        assert conductor.state.trials[assignment.trial_id].asked.role is Role.PROOF
+        return replace(report(assignment, inf), flops=0, anneal_flops=0)
+
+    drive_to_the_end(conductor, diverge_at_once)
     assert len(conductor.state.of(0, Role.EXPLORE)) < 300
     assert len(conductor.state.of(PROOF, Role.PROOF)) == 5
 
@@ -221,18 +229,14 @@ def test_the_proof_follows_a_slope_until_it_has_bracketed_the_optimum(
 ) -> None:
     """Octaves of the true optimum from the predicted one; five trials at most."""
     conductor = begin(tmp_path, spec_of(proof=PROOF_SHAPE))
-    while conductor.decide() is not Idle.FINISHED:
-        decision = conductor.decide()
-        if isinstance(decision, Predicted):
-            conductor.predict(decision)
-            continue
-        assert isinstance(decision, (Asked, Promoted))
-        assignment, prediction = conductor.start(decision), conductor.state.prediction
-        if prediction is None:
-            conductor.measured(World().measure(assignment))
-            continue
-        offset = math.log2(assignment.config.learning_rate / prediction.values["learning_rate"])
-        conductor.measured(report(assignment, 3.0 + 0.1 * (offset - best_offset) ** 2))
+
+    def lie_on_a_bowl(assignment: Assignment) -> Measurement:
+        assert conductor.state.prediction is not None
+        predicted = conductor.state.prediction.values["learning_rate"]
+        offset = math.log2(assignment.config.learning_rate / predicted)
+        return report(assignment, 3.0 + 0.1 * (offset - best_offset) ** 2)
+
+    drive_to_the_end(conductor, lie_on_a_bowl)
     assert len(conductor.state.of(PROOF, Role.PROOF)) == probes
 
 
