@@ -126,6 +126,9 @@ class PromotionScheduler(TrialScheduler):
         return object, ()
 
     def on_trial_add(self, tune_controller: Controller, trial: TuneTrial) -> None:
+        # Ray Tune gives a trial its folder when it is placed; one that ends before that, by an interrupt, has none, and
+        # collecting the results at the end fails on it.
+        trial.init_local_path()
         self._live[trial.config["trial_id"]] = trial
 
     def on_trial_result(self, tune_controller: Controller, trial: TuneTrial, result: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from hpsearch.ledger import Entry, Ledger
 from hpsearch.record import MLFLOW_STATUS, SEARCH_TAG, TRIAL_TAG, Sender
 from hpsearch.search import resume_search, start_search
 from hpsearch.spec import Spec, with_overrides
+from hpsearch.state import SearchState
 from hpsearch.trials_table import read_state, trials_table
 from hpsearch.view import QuietView
 from search_spaces.errors import UserError
@@ -120,3 +122,29 @@ def test_one_slot_gives_the_same_search_twice(ray_session: None, tiny_spec: Spec
     ]
     first, second = (table.drop(columns="seconds") for table in tables)
     assert first.equals(second)
+
+
+class InterruptingView(QuietView):
+    """Ctrl-C at the first decision: its trial has been asked for and not yet been placed."""
+
+    def __init__(self) -> None:
+        self._sent = False
+
+    def update(self, state: SearchState) -> None:
+        if not self._sent:
+            self._sent = True
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupt_before_the_first_trial_is_placed_leaves_a_search_to_resume(
+    ray_session: None, tiny_spec: Spec, tmp_path: Path, cache: Path
+) -> None:
+    ladder = [{**tiny_spec.ladder[0].model_dump(), "trials": 2}]
+    small = with_overrides(tiny_spec, {"ladder": ladder}, "test").model_copy(update={"proof": None})
+    folder = SearchFolder(tmp_path, "interrupted")
+    stopped = start_search(small, folder, cache, InterruptingView())
+    assert stopped.closed is not None and not stopped.closed.complete
+    assert [trial.state for trial in stopped.trials.values()] == [TrialState.STOPPED]
+    resumed = resume_search(folder, cache, QuietView())
+    assert resumed.closed is not None and resumed.closed.complete
+    assert len(resumed.trials) == 2 and check_ledger(Ledger(folder.ledger).read()).differences == ()
