@@ -59,7 +59,7 @@ class Conductor:
         """The segment that a running trial has to train."""
         rung_tokens = trial.asked.rungs[trial.rung]
         save_to = self.folder.checkpoint(trial.trial_id, rung_tokens, self.state.incarnations[-1])
-        return Assignment(trial.trial_id, trial.config, rung_tokens, trial.checkpoint, str(save_to))
+        return Assignment(trial.trial_id, trial.config, rung_tokens, trial.checkpoints, str(save_to))
 
     def measured(self, measurement: Measurement) -> Judged:
         """Takes a measurement in: what was seen and what it means are one transaction."""

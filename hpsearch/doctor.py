@@ -14,11 +14,12 @@ from pathlib import Path
 
 import psutil
 
-from hpsearch.plan import PROOF, architecture, expected_flops, smallest_batch
+from hpsearch.plan import PROOF, architecture, expected_flops, smallest_batch, trial_config
 from hpsearch.search import RECORDED_VERSIONS, corpus_source
 from hpsearch.spec import Spec, load_spec
 from hpsearch.ui import LOOPBACK, free_port
 from search_spaces.errors import UserError
+from trials.engine import choose_engine
 from trials.speed import training_flops_per_s
 from trials.tokens import prepare
 
@@ -104,9 +105,12 @@ def _time(spec: Spec) -> Iterator[Finding]:
     threads = os.cpu_count() or 1
     batch = smallest_batch(spec)
     seconds = START_S
+    engine = choose_engine(spec.device.precision, spec.device.compile)
+    lowest = {name: spec.ends(name)[0] for name in spec.space}
     for proxy in [*range(len(spec.ladder)), *([PROOF] if spec.proof else [])]:
         shape = architecture(spec, proxy)
-        speed = training_flops_per_s(shape, batch, spec.slots, threads)
+        config = trial_config(spec, proxy, {**lowest, "batch_sequences": float(batch)}, spec.seed)
+        speed = training_flops_per_s(config, engine, spec.slots, threads)
         seconds += expected_flops(spec, proxy) / speed
         step_s = spec.slots * batch * spec.context_tokens * shape.training_flops_per_token / speed
         text = f"{shape.width}x{shape.depth}: {step_s * 1000:.1f} ms a step, {speed / 1e9:.0f} GFLOP/s"

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from hpsearch.domains import SEARCHABLE
+from hpsearch.domains import DEFAULTS
 from hpsearch.spec import Spec
 from search_spaces.errors import UserError
 from trials.architecture import Architecture
-from trials.trial import TrialConfig
+from trials.trial import DecayConvention, TrialConfig
 
 PROOF = -1  # the index of the proof among the proxies: it belongs to no rung population
 
 
 def architecture(spec: Spec, proxy: int) -> Architecture:
-    """The model of the ladder's proxy `proxy`, or of the proof."""
+    """The model of the ladder's proxy `proxy`, or of the proof, by which it is counted."""
     if proxy == PROOF:
         assert spec.proof is not None
         return spec.architecture(spec.proof)
@@ -23,8 +24,7 @@ def architecture(spec: Spec, proxy: int) -> Architecture:
 
 def smallest_batch(spec: Spec) -> int:
     """Sequences of the smallest batch that the space allows; the fixed one where batch is not searched."""
-    domain = spec.space.get("batch_sequences")
-    return int(domain.ends[0] if domain else spec.value("batch_sequences"))
+    return int(spec.ends("batch_sequences")[0])
 
 
 def rung_ratios(spec: Spec, proxy: int) -> tuple[float, ...]:
@@ -46,28 +46,92 @@ def rung_tokens(spec: Spec, proxy: int, batch_sequences: int) -> tuple[int, ...]
 
 
 def complete_values(spec: Spec, values: Mapping[str, float]) -> dict[str, float]:
-    """The searched values with the fixed ones beside them: every parameter of a trial."""
-    return {name: values[name] if name in values else spec.value(name) for name in SEARCHABLE}
+    """The searched values with the fixed ones beside them: every parameter that a trial reads."""
+    return {name: values[name] if name in values else spec.value(name) for name in spec.parameter_names}
 
 
 def trial_config(spec: Spec, proxy: int, values: Mapping[str, float], seed: int) -> TrialConfig:
-    """A configuration as a trial runs it: warmup resolved once, to tokens of the proxy's last rung."""
-    chosen = complete_values(spec, values)
-    batch_sequences = int(chosen["batch_sequences"])
-    last_rung = rung_tokens(spec, proxy, batch_sequences)[-1]
+    """A configuration as a trial runs it: what depends on the run's length is of the proxy's last rung."""
+    last_rung = rung_tokens(spec, proxy, round(complete_values(spec, values)["batch_sequences"]))[-1]
+    return run_config(spec, architecture(spec, proxy), last_rung, values, seed)
+
+
+def run_config(spec: Spec, shape: Architecture, run_tokens: int, values: Mapping[str, float], seed: int) -> TrialConfig:
+    """A configuration for one run of a model: warmup, ramp and weight decay resolved once, to tokens of that run.
+
+    Args:
+        spec: the search.
+        shape: the model, without the gains of a QK norm.
+        run_tokens: length of the run.
+        values: the searched parameters; a sequence of the batch has the search's context.
+        seed: of initial weights and data.
+    """
+    chosen = {**DEFAULTS, **complete_values(spec, values)}
+    batch_sequences = round(chosen["batch_sequences"])
+    batch_tokens, ramp = batch_sequences * spec.context_tokens, spec.batch_ramp
     return TrialConfig(
-        architecture=architecture(spec, proxy),
+        architecture=replace(shape, qk_norm=bool(chosen["qk_norm"])),
+        parametrization=spec.parametrization.parametrization(architecture(spec, 0)),
+        optimizer=spec.optimizer,
         batch_sequences=batch_sequences,
+        batch_start_sequences=ramp.start_sequences if ramp else batch_sequences,
+        batch_ramp_tokens=round(ramp.ramp_fraction * run_tokens) if ramp else 0,
         learning_rate=chosen["learning_rate"],
-        warmup_tokens=round(chosen["warmup_fraction"] * last_rung),
-        decay_share=spec.decay_share,
-        weight_decay=chosen["weight_decay"],
+        embedding_rate_ratio=chosen["embedding_rate_ratio"],
+        unembedding_rate_ratio=chosen["unembedding_rate_ratio"],
+        hidden_rate_ratio=chosen["hidden_rate_ratio"],
+        vector_rate_ratio=chosen["vector_rate_ratio"],
+        warmup_tokens=_warmup_tokens(chosen, run_tokens, batch_tokens),
+        decay=spec.schedule.decay,
+        decay_share=chosen["decay_share"],
+        decay_floor=chosen["decay_floor"],
+        weight_decay=_weight_decay(spec.weight_decay_convention, chosen, run_tokens, batch_tokens),
+        weight_decay_convention=spec.weight_decay_convention,
         beta1=chosen["beta1"],
         beta2=chosen["beta2"],
         eps=chosen["eps"],
+        muon_momentum=chosen["muon_momentum"],
         gradient_clip=chosen["gradient_clip"],
+        init_std=chosen["init_std"],
+        embedding_multiplier=chosen["embedding_multiplier"],
+        output_multiplier=chosen["output_multiplier"],
+        z_loss=chosen["z_loss"],
+        logit_softcap=chosen["logit_softcap"],
         seed=seed,
     )
+
+
+def weight_decay_of(timescale: float, step_rate: float, batch_tokens: int, run_tokens: int) -> float:
+    """The weight decay with which weights are an average over a given share of the run.
+
+    AdamW's weights are an exponential moving average of its updates over tau = B / (r wd D) of a run of D tokens,
+    r being what weight decay is multiplied by at each step: wd = B / (r tau D).
+
+    Args:
+        timescale: tau, as a fraction of the run.
+        step_rate: r, the learning rate where decay is coupled to it, 1 where it is independent.
+        batch_tokens: B, tokens of a step.
+        run_tokens: D.
+
+    Source: Bergsma et al. 2025 (Power Lines, arXiv 2505.13738), after Wang and Aitchison 2024 (arXiv 2405.13698).
+    """
+    return batch_tokens / run_tokens / timescale / step_rate
+
+
+def _weight_decay(
+    convention: DecayConvention, chosen: Mapping[str, float], run_tokens: int, batch_tokens: int
+) -> float:
+    if "timescale" not in chosen:
+        return chosen["weight_decay"]
+    step_rate = chosen["learning_rate"] if convention is DecayConvention.COUPLED else 1.0
+    return weight_decay_of(chosen["timescale"], step_rate, batch_tokens, run_tokens)
+
+
+def _warmup_tokens(chosen: Mapping[str, float], run_tokens: int, batch_tokens: int) -> int:
+    """The warmup in tokens, from whichever unit the search names."""
+    if "warmup_steps" in chosen:
+        return round(chosen["warmup_steps"] * batch_tokens)
+    return round(chosen["warmup_tokens"] if "warmup_tokens" in chosen else chosen["warmup_fraction"] * run_tokens)
 
 
 def segment_flops(config: TrialConfig, rungs: tuple[int, ...], rung: int) -> int:
@@ -78,14 +142,15 @@ def segment_flops(config: TrialConfig, rungs: tuple[int, ...], rung: int) -> int
 
 def trial_flops(spec: Spec, proxy: int) -> int:
     """FLOPs of one trial through all its rungs, at the batch that whole steps make the dearest."""
-    return max(sum(_rung_flops(spec, proxy, batch_sequences)) for batch_sequences in _batches(spec))
+    dearest = _dearest(spec, proxy)
+    return max(sum(_rung_flops(spec, proxy, replace(dearest, batch_sequences=batch))) for batch in _batches(spec))
 
 
 def expected_flops(spec: Spec, proxy: int) -> float:
     """FLOPs that a proxy's trials will take: one in `reduction_factor` goes on from a rung, repeats go all the way."""
     if proxy == PROOF:
         return float(spec.proof.trials * trial_flops(spec, PROOF)) if spec.proof else 0.0
-    costs, factor = _rung_flops(spec, proxy, _batches(spec)[0]), spec.scheduler.reduction_factor
+    costs, factor = _rung_flops(spec, proxy, _dearest(spec, proxy)), spec.scheduler.reduction_factor
     explored = sum(spec.ladder[proxy].trials / float(factor) ** rung * cost for rung, cost in enumerate(costs))
     return explored + spec.repeats * sum(costs)
 
@@ -108,18 +173,20 @@ def check_budget(spec: Spec, where: str) -> None:
         )
 
 
-def _rung_flops(spec: Spec, proxy: int, batch_sequences: int) -> list[int]:
-    """FLOPs of each rung of a trial, which follow from its batch alone."""
-    lowest = {name: domain.ends[0] for name, domain in spec.space.items()}
-    config = trial_config(spec, proxy, {**lowest, "batch_sequences": float(batch_sequences)}, spec.seed)
-    rungs = rung_tokens(spec, proxy, batch_sequences)
+def _dearest(spec: Spec, proxy: int) -> TrialConfig:
+    """A trial of the smallest batch that costs most: with the longest branches, and the gains of a QK norm."""
+    highest = {name: spec.ends(name)[1] for name in spec.parameter_names}
+    return trial_config(spec, proxy, {**highest, "batch_sequences": float(smallest_batch(spec))}, spec.seed)
+
+
+def _rung_flops(spec: Spec, proxy: int, config: TrialConfig) -> list[int]:
+    """FLOPs of each rung of a trial, which follow from its batch, decay share and model alone."""
+    rungs = rung_tokens(spec, proxy, config.batch_sequences)
     return [segment_flops(config, rungs, rung) for rung in range(len(rungs))]
 
 
 def _batches(spec: Spec) -> Sequence[int]:
     """Every batch that a trial may have, ascending."""
-    if "batch_sequences" not in spec.space:
-        return [int(spec.value("batch_sequences"))]
-    domain = spec.space["batch_sequences"]
-    low, high = domain.ends
-    return [int(value) for value in domain.values] or range(int(low), int(high) + 1)
+    low, high = spec.ends("batch_sequences")
+    listed = spec.space["batch_sequences"].values if "batch_sequences" in spec.space else ()
+    return [int(value) for value in listed] or range(int(low), int(high) + 1)

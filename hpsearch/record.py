@@ -203,34 +203,33 @@ def _metrics(entry: Entry) -> list[Metric]:
     measurement = Measurement.from_dict(entry.event.measurement)
     at_ms = round(entry.at_s * 1000)
     flops = {"flops": float(measurement.flops), "anneal_flops": float(measurement.anneal_flops)}
-    losses = {
+    seen = {
         "val_loss": measurement.loss,
         "raw_val_loss": measurement.raw_loss,
         "far_val_loss": measurement.far_loss,
         "train_loss": measurement.train_loss,
         "gradient_norm": measurement.gradient_norm,
+        "update_ratio": measurement.update_ratio,
+        "max_attention_logit": measurement.max_attention_logit,
+        "spikes": float(measurement.spikes),
+        "unique_tokens": float(measurement.unique_tokens),
     }
-    values = {**flops, **(losses if measurement.outcome is Outcome.MEASURED else {})}
+    values = {**flops, **(seen if measurement.outcome is Outcome.MEASURED else {})}
     return [Metric(key, value, at_ms, measurement.tokens) for key, value in values.items() if math.isfinite(value)]
 
 
 def _params(trial: Trial) -> dict[str, Any]:
-    config, shape = trial.config, trial.config.architecture
+    """The whole configuration, flat: the names of shape, parametrization and training do not meet."""
+    config = trial.config.to_dict()
+    shape, parametrization = config.pop("architecture"), config.pop("parametrization")
     return {
-        "learning_rate": config.learning_rate,
-        "log10_learning_rate": round(math.log10(config.learning_rate), 6),
-        "warmup_tokens": config.warmup_tokens,
-        "batch_sequences": config.batch_sequences,
-        "weight_decay": config.weight_decay,
-        "beta1": config.beta1,
-        "beta2": config.beta2,
-        "eps": config.eps,
-        "gradient_clip": config.gradient_clip,
-        "decay_share": config.decay_share,
-        "params": shape.params,
-        "width": shape.width,
-        "depth": shape.depth,
-        "heads": shape.heads,
+        "model": shape.pop("kind"),
+        "parametrization": parametrization.pop("rule"),
+        **shape,
+        **parametrization,
+        **config,
+        "params": trial.config.architecture.params,
+        "log10_learning_rate": round(math.log10(trial.config.learning_rate), 6),
     }
 
 

@@ -1,5 +1,7 @@
 """Where the next configuration of a proxy comes from: a pure function of the search so far.
 
+Every dimension is drawn, then conditions are applied: what is off has its default, and is told back as that.
+
 A sampler is built anew for every ask, seeded from (search seed, trial number), on an Optuna study refilled
 from the state: a sampler that lives on carries a generator that no replay can bring back.
 """
@@ -16,6 +18,7 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 from scipy.stats import qmc
 
+from hpsearch.conditions import active_values
 from hpsearch.events import Role, TrialState
 from hpsearch.state import SearchState, Trial
 from search_spaces.parameter import Parameter, SearchSpace
@@ -35,6 +38,10 @@ OPTUNA_STATES = {
 
 def propose(state: SearchState, proxy: int, number: int) -> dict[str, float]:
     """The searched values of the next trial of a proxy; `number` is the trial's own, which seeds the draw."""
+    return active_values(state.spec.space, _draw(state, proxy, number))
+
+
+def _draw(state: SearchState, proxy: int, number: int) -> dict[str, float]:
     sampler, explored = state.spec.sampler, len(state.of(proxy, Role.EXPLORE))
     space = SearchSpace(state.spec.parameters)
     if sampler.name == "random":

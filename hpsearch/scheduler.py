@@ -17,7 +17,6 @@ from ray.tune.search import Searcher
 from hpsearch.conductor import Conductor
 from hpsearch.decisions import Idle
 from hpsearch.events import Asked, Predicted, Promoted, TrialState
-from hpsearch.trainable import Runner
 from trials.trial import Assignment, Measurement, Outcome
 
 TuneTrial = Any  # ray.tune.experiment.Trial, which is untyped
@@ -30,15 +29,15 @@ class Desk:
     def __init__(
         self,
         conductor: Conductor,
-        runner_name: str,
+        runners: tuple[str, ...],
         num_workers: int,
-        runner: Runner,
+        release: Callable[[str], None],
         on_event: Callable[[], None],
     ) -> None:
         self.conductor = conductor
-        self.runner_name = runner_name  # that workers find their stack actor by
+        self.runners = runners  # names that workers find the stack actors by
         self.num_workers = num_workers
-        self.runner = runner
+        self.release = release  # makes the devices forget a trial
         self.on_event = on_event  # called after each decision: the progress view
         self.handed_out: set[str] = set()  # our trial ids with a live Tune trial
         # Begun before a restart and not yet measured: handed out first, in the order of their numbers.
@@ -54,7 +53,7 @@ class Desk:
 
     def config(self, assignment: Assignment) -> dict[str, Any]:
         """What a thin worker is given."""
-        worker = {"runner": self.runner_name, "num_workers": self.num_workers}
+        worker = {"runners": self.runners, "num_workers": self.num_workers}
         return {"trial_id": assignment.trial_id, "assignment": assignment.to_dict(), **worker}
 
     def begin(self, decision: Asked | Promoted) -> dict[str, Any]:
@@ -138,7 +137,7 @@ class PromotionScheduler(TrialScheduler):
         """A worker or node lost more often than Tune retries: recorded as FAIL, the search goes on."""
         assignment = Assignment.from_dict(trial.config["assignment"])
         fault = Measurement.fault(assignment, Outcome.FAIL, "the worker was lost again and again; see search.log")
-        self._desk.runner.release(assignment.trial_id)
+        self._desk.release(assignment.trial_id)
         self._desk.conductor.measured(fault)
         self._forget(trial)
 

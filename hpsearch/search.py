@@ -23,7 +23,7 @@ from hpsearch.events import Opened, Resumed
 from hpsearch.folder import SearchFolder
 from hpsearch.ledger import Ledger
 from hpsearch.plan import check_budget
-from hpsearch.runners import StackClient, start_stack_actor
+from hpsearch.runners import DeviceSetup, places, start_stack_actors
 from hpsearch.scheduler import Desk, LedgerSearcher, PromotionScheduler, tuner_options
 from hpsearch.spec import PYTHON_TEXT, Spec
 from hpsearch.state import SearchState
@@ -79,7 +79,7 @@ def start_search(spec: Spec, folder: SearchFolder, cache: Path, view: View) -> S
     ledger = Ledger(folder.ledger)
     with ledger.writing():
         ledger.create(opened)
-        return _conduct(Conductor(ledger, read_state(folder.ledger), folder), token_set, view)
+        return _conduct(Conductor(ledger, read_state(folder.ledger), folder), token_set, cache, view)
 
 
 def resume_search(folder: SearchFolder, cache: Path, view: View) -> SearchState:
@@ -103,7 +103,7 @@ def resume_search(folder: SearchFolder, cache: Path, view: View) -> SearchState:
         conductor = Conductor(ledger, read_state(folder.ledger), folder)
         _adopt_orphans(conductor)
         view.update(conductor.state)
-        return _conduct(conductor, token_set, view)
+        return _conduct(conductor, token_set, cache, view)
 
 
 def _adopt_orphans(conductor: Conductor) -> None:
@@ -112,11 +112,12 @@ def _adopt_orphans(conductor: Conductor) -> None:
     for trial in list(conductor.state.running.values()):
         rung_tokens = trial.asked.rungs[trial.rung]
         paths = [conductor.folder.checkpoint(trial.trial_id, rung_tokens, writer) for writer in reversed(writers)]
-        for path in [path for path in paths if path.exists()][:1]:
+        for path in [path for path in paths if path.exists()]:
             try:
                 conductor.adopt(read_measurement(path))
+                break
             except CheckpointError as error:
-                log.warning("%s; the segment is trained again", error)
+                log.warning("%s; an older file is looked for, else the segment is trained again", error)
 
 
 def _prepare(spec: Spec, cache: Path, view: View) -> TokenSet:
@@ -131,26 +132,28 @@ def corpus_source(spec: Spec) -> CorpusSource:
     return CorpusSource("path", Path(spec.text.source))
 
 
-def _conduct(conductor: Conductor, token_set: TokenSet, view: View) -> SearchState:
+def _conduct(conductor: Conductor, token_set: TokenSet, cache: Path, view: View) -> SearchState:
     """Trains until nothing is left to decide, or a signal asks to stop."""
     folder = conductor.folder
     with _logging_to(folder.log), record.recording(folder), _stop_on_signal(conductor), embedded_ray(view):
         # Nothing may be left where the driver died between the last measurement and its farewell.
         left = conductor.state.running or conductor.decide() is not Idle.FINISHED
-        device_seconds = _tune(conductor, token_set, view) if left else {}
+        device_seconds = _tune(conductor, token_set, cache, view) if left else {}
         complete = not conductor.stopping and conductor.decide() is Idle.FINISHED
         conductor.close(complete, device_seconds)
         view.update(conductor.state)
     return conductor.state
 
 
-def _tune(conductor: Conductor, token_set: TokenSet, view: View) -> dict[str, float]:
-    """One Ray Tune run over one stack actor; returns where the device's time went."""
+def _tune(conductor: Conductor, token_set: TokenSet, cache: Path, view: View) -> dict[str, float]:
+    """One Ray Tune run over the devices of the cluster; returns where their time went."""
     spec = conductor.state.spec
-    num_workers = spec.slots + SPARE_WORKERS if spec.slots > 1 else 1
+    devices = places()
+    num_workers = len(devices) * (spec.slots + SPARE_WORKERS if spec.slots > 1 else 1)
     runner = f"{spec.name}-{conductor.state.incarnations[-1]}"
-    actor = start_stack_actor(runner, token_set, spec.slots, spec.text.validation_tokens, num_workers)
-    desk = Desk(conductor, runner, num_workers, StackClient(actor), lambda: view.update(conductor.state))
+    setup = DeviceSetup(token_set, spec.slots, spec.text.validation_tokens, spec.device, cache / "compiled")
+    actors = start_stack_actors(runner, setup, devices, num_workers)
+    desk = Desk(conductor, actors.names, num_workers, actors.release, lambda: view.update(conductor.state))
     try:
         with tempfile.TemporaryDirectory(prefix="hpsearch-") as private:
             tune.Tuner(
@@ -166,10 +169,9 @@ def _tune(conductor: Conductor, token_set: TokenSet, view: View) -> dict[str, fl
                 ),
                 run_config=tune.RunConfig(name=spec.name, storage_path=private, **tuner_options()),
             ).fit()
-        seconds: dict[str, float] = ray.get(actor.device_seconds.remote())
-        return seconds
+        return actors.device_seconds()
     finally:
-        ray.kill(actor)
+        actors.kill()
 
 
 def _trial_name(trial: Any) -> str:

@@ -6,15 +6,36 @@ import os.path
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, FiniteFloat, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    FiniteFloat,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from hpsearch import spec_rules
 from hpsearch.checked import Checked, Count, PositiveFloat, explain
-from hpsearch.domains import SEARCHABLE, Domain, as_parameter, check_name, check_value
+from hpsearch.conditions import check_conditions
+from hpsearch.domains import (
+    DEFAULTS,
+    Domain,
+    as_parameter,
+    by_their_names,
+    check_name,
+    check_value,
+    chosen_names,
+)
+from hpsearch.model_spec import BatchRamp, Depth, DeviceSection, Model, Scaling, Schedule, Shape
 from hpsearch.presets import PRESETS
 from hpsearch.strict_yaml import read_mapping
 from search_spaces.errors import UserError, one_line
-from search_spaces.parameter import Parameter, Scale
-from trials.architecture import Architecture
+from search_spaces.parameter import Parameter
+from trials.architecture import Architecture, Kind
+from trials.parametrization import OptimizerKind
+from trials.trial import DecayConvention
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
@@ -26,19 +47,6 @@ def _ascending(ratios: tuple[float, ...]) -> tuple[float, ...]:
 
 
 Ratios = Annotated[tuple[PositiveFloat, ...], Field(min_length=1), AfterValidator(_ascending)]
-
-
-class Shape(Checked):
-    """The shape of a model; context and vocabulary are the search's."""
-
-    width: Count
-    depth: Count
-    heads: Count
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> Self:
-        _check_heads(self.width, self.heads)
-        return self
 
 
 class Proxy(Shape):
@@ -60,7 +68,7 @@ class Target(Checked):
 
     preset: str = ""
     width: Count | None = None
-    depth: Count | None = None
+    depth: Depth | None = None
     heads: Count | None = None
     context_tokens: Count | None = None
     vocabulary: Count | None = None
@@ -78,8 +86,6 @@ class Target(Checked):
             absent = [key for key in ("width", "depth", "heads", "tokens") if getattr(self, key) is None]
             if absent:
                 raise ValueError(f"a target without a preset needs {', '.join(absent)}; add it, or name a preset")
-            assert self.width is not None and self.heads is not None
-            _check_heads(self.width, self.heads)
         return self
 
 
@@ -115,19 +121,29 @@ class Text(Checked):
     validation_tokens: Count = 32768
 
 
+Space = Annotated[dict[str, Domain], BeforeValidator(by_their_names)]
+Fixed = Annotated[dict[str, FiniteFloat], BeforeValidator(by_their_names)]
+
+
 class Spec(Checked):
     """A whole search, as one file says it."""
 
     name: Name
     text: Text = Text()
     context_tokens: Annotated[int, Field(ge=8, le=10**6)]
+    model: Model = Model()
+    parametrization: Scaling = Scaling()
+    optimizer: OptimizerKind = OptimizerKind.ADAMW
+    weight_decay_convention: DecayConvention = DecayConvention.COUPLED
+    schedule: Schedule = Schedule()
+    batch_ramp: BatchRamp | None = None
     ladder: Annotated[tuple[Proxy, ...], Field(min_length=1)]
-    space: dict[str, Domain]
-    fixed: dict[str, FiniteFloat] = {}
-    decay_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    space: Space
+    fixed: Fixed = {}
     sampler: Sampler = Sampler()
     scheduler: Scheduler
     slots: Annotated[int, Field(ge=1, le=512)] = 4
+    device: DeviceSection = DeviceSection()
     budget_flops: PositiveFloat
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     repeats: Annotated[int, Field(ge=0, le=100)] = 2  # of each proxy's incumbent: the noise of a search
@@ -141,6 +157,7 @@ class Spec(Checked):
             raise ValueError("nothing is searched; add learning_rate: {low: ..., high: ...}")
         for name in space:
             as_parameter(name, space[name])
+        check_conditions(space)
         return space
 
     @field_validator("fixed")
@@ -153,40 +170,9 @@ class Spec(Checked):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for name, (_, default) in SEARCHABLE.items():
-            if name in self.space and name in self.fixed:
-                raise ValueError(f"fixed.{name}: also in space; remove it from one of the two")
-            if default == "required" and name not in self.space and name not in self.fixed:
-                raise ValueError(f"space.{name}: neither searched nor fixed; add it to space or to fixed")
-        self._check_ladder()
-        self._check_warmup()
+        spec_rules.check(self)
         self.target_architecture(self.target)
         return self
-
-    def _check_ladder(self) -> None:
-        sizes = [self.architecture(proxy).params for proxy in self.ladder]
-        if sizes != sorted(set(sizes)):
-            raise ValueError(f"ladder: must ascend in non-embedding parameters, got {sizes}; sort the proxies")
-        if self.proof is not None and self.architecture(self.proof).params <= sizes[-1]:
-            size = self.architecture(self.proof).params
-            raise ValueError(
-                f"proof: must be larger than the ladder's largest proxy ({sizes[-1]:,}), got {size:,}; widen it"
-            )
-        rate = self.space.get("learning_rate")
-        if self.proof is not None and (rate is None or rate.scale not in (None, Scale.LOG)):
-            raise ValueError("proof: moves the learning rate by octaves; search it on a log scale, or remove proof")
-
-    def _check_warmup(self) -> None:
-        """A trial is never judged inside its warmup: it must end before the first rung's branch begins."""
-        domain = self.space.get("warmup_fraction")
-        longest = domain.ends[1] if domain else self.value("warmup_fraction")
-        every = [self.rung_ratios(proxy) for proxy in self.ladder]
-        allowed = (1 - self.decay_share) * min(ratios[0] / ratios[-1] for ratios in every)
-        if longest > allowed:
-            raise ValueError(
-                f"{'space' if domain else 'fixed'}.warmup_fraction: must end before the first rung's anneal branch "
-                f"begins ({allowed:.3g} of the last rung), got {longest:g}; lower it, or raise rung_ratios[0]"
-            )
 
     def rung_ratios(self, proxy: Proxy) -> tuple[float, ...]:
         """Tokens per non-embedding parameter at the rungs of a proxy."""
@@ -194,28 +180,38 @@ class Spec(Checked):
 
     def value(self, name: str) -> float:
         """The value of a parameter that is not searched."""
-        default = SEARCHABLE[name][1]
-        value = self.fixed.get(name, default)
-        assert not isinstance(value, str), f"{name} has no default"
-        return value
+        if name in self.fixed:
+            return self.fixed[name]
+        return float(self.model.qk_norm) if name == "qk_norm" else DEFAULTS[name]
+
+    def ends(self, name: str) -> tuple[float, float]:
+        """The lowest and the highest value that a trial may have."""
+        return self.space[name].ends if name in self.space else (self.value(name), self.value(name))
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """The parameters that a trial reads: of alternatives the one that is named, and none that it has no use for."""
+        without = {"muon_momentum"} if self.optimizer is not OptimizerKind.MUON else set()
+        without |= {"unembedding_rate_ratio"} if self.model.kind is not Kind.LLAMA else set()
+        return tuple(name for name in chosen_names(self.space, self.fixed) if name not in without)
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """The search space, in the order of the file."""
+        return tuple(as_parameter(name, domain) for name, domain in self.space.items())
 
     def architecture(self, shape: Shape) -> Architecture:
-        """The model of a proxy or of the proof."""
-        return Architecture(shape.width, shape.depth, shape.heads, self.context_tokens, self.text.vocabulary)
+        """The model of a proxy or of the proof, by which it is counted: see `Model.architecture`."""
+        return self.model.architecture(shape, self.context_tokens, self.text.vocabulary)
 
     def target_architecture(self, target: Target) -> Architecture:
-        """The model of a target; where it leaves context and vocabulary open, the search's.
+        """The model of a target; where it leaves context, vocabulary and parts open, the search's.
 
         Raises:
-            ValueError: it is smaller than the ladder's largest proxy, so there is nothing to transfer.
+            ValueError: it is of another kind, breaks a rule of shapes, or is smaller than the ladder's largest
+                proxy, so there is nothing to transfer.
         """
-        if target.preset:
-            shape = PRESETS[target.preset].architecture
-        else:
-            assert target.width and target.depth and target.heads
-            context_tokens = target.context_tokens or self.context_tokens
-            vocabulary = target.vocabulary or self.text.vocabulary
-            shape = Architecture(target.width, target.depth, target.heads, context_tokens, vocabulary)
+        shape = self._preset(target.preset) if target.preset else self._shaped(target)
         largest = self.architecture(self.ladder[-1]).params
         if shape.params < largest:
             raise ValueError(
@@ -224,10 +220,24 @@ class Spec(Checked):
             )
         return shape
 
-    @property
-    def parameters(self) -> tuple[Parameter, ...]:
-        """The search space, in the order of the file."""
-        return tuple(as_parameter(name, domain) for name, domain in self.space.items())
+    def _preset(self, name: str) -> Architecture:
+        shape, kind = PRESETS[name].architecture, self.model.kind
+        if shape.kind is not kind:
+            alike = ", ".join(other for other, preset in PRESETS.items() if preset.architecture.kind is kind)
+            raise ValueError(
+                f"target: must be of the search's kind {kind}, as a sweep of one kind says nothing about another, "
+                f"got {name}, a {shape.kind}; use one of {alike}, or set model.kind: {shape.kind}"
+            )
+        return shape
+
+    def _shaped(self, target: Target) -> Architecture:
+        assert target.width and target.depth and target.heads
+        shape = Shape(width=target.width, depth=target.depth, heads=target.heads)
+        context_tokens, vocabulary = target.context_tokens or self.context_tokens, target.vocabulary
+        try:
+            return self.model.architecture(shape, context_tokens, vocabulary or self.text.vocabulary)
+        except ValueError as error:
+            raise ValueError(f"target: {error}") from error
 
 
 def load_spec(path: Path) -> Spec:
@@ -258,11 +268,3 @@ def with_overrides(spec: Spec, overrides: dict[str, Any], where: str) -> Spec:
     """The search with some keys replaced, those that are given; checked again as a whole."""
     given = {key: value for key, value in overrides.items() if value is not None}
     return check_spec({**spec.model_dump(mode="json"), **given}, where)
-
-
-def _check_heads(width: int, heads: int) -> None:
-    if width % heads:
-        fitting = [fit for fit in range(1, min(width, 64) + 1) if width % fit == 0]
-        raise ValueError(
-            f"heads: must divide the width {width}, got {heads}; use one of {', '.join(map(str, fitting))}"
-        )

@@ -52,9 +52,9 @@ class Trial:
         return self.rung == len(self.asked.rungs) - 1
 
     @property
-    def checkpoint(self) -> str:
-        """The trunk that its next segment starts from; "" for the initial weights."""
-        return self.measurements[-1].checkpoint if self.measurements else ""
+    def checkpoints(self) -> tuple[str, ...]:
+        """Files of the trunk, newest first; none before the first measurement."""
+        return tuple(measured.checkpoint for measured in reversed(self.measurements) if measured.checkpoint)
 
     @property
     def loss(self) -> float:

@@ -64,7 +64,8 @@ class Bowls:
 class Surface:
     """A fitted surface. Every answer is a pure function of the observations and the seed.
 
-    A configuration may name some of the parameters only: the others are then at their best.
+    A configuration may name some of the parameters only: the others are then at their best. So is one that is
+    off, as what it costs to be without it is no matter of its bowl.
     """
 
     sweep: Sweep
@@ -197,9 +198,9 @@ class Surface:
         """(K, P) octaves of a configuration from the centres."""
         parameters = self.sweep.parameters
         assert set(config) <= {parameter.name for parameter in parameters}
-        named = np.array([parameter.name in config for parameter in parameters])
-        point = [p.coordinate(config[p.name]) if p.name in config else 0.0 for p in parameters]
-        return settle(np.array(point) - bowls.center, ~named, bowls.shape, self.sweep.form)
+        point = np.array([p.coordinate(config[p.name]) if p.name in config else -np.inf for p in parameters])
+        named = np.isfinite(point)
+        return settle(np.where(named, point, 0.0) - bowls.center, ~named, bowls.shape, self.sweep.form)
 
     def _regret(self, bowls: Bowls, offsets: Array) -> Array:
         return np.minimum(bowl(offsets, *bowls.shape, self.sweep.form), EXCESS_CAP)

@@ -64,8 +64,11 @@ def read_sweep(observations: pd.DataFrame, parameters: Sequence[Parameter]) -> S
     repeat_of: Indices = np.asarray(table.groupby(["params", "tokens", *names], sort=True).ngroup(), np.int64)
     diverged = ~np.isfinite(loss)
     worst = np.log(loss[~diverged].max())
+    coordinates = _coordinates(table, parameters)
+    active = np.isfinite(coordinates)
     rows = Rows(
-        coordinates=_coordinates(table, parameters),
+        coordinates=np.where(active, coordinates, 0.0),
+        active=active.astype(np.float64),
         basis=np.column_stack([np.ones(len(table)), offsets]),
         setting_of=np.eye(len(settings))[setting_of],
         shift_of=_shift_of(table, repeat_of),

@@ -186,7 +186,8 @@ def first_starts(sweep: Sweep, mean: Array, floor: Array) -> list[Array]:
     starts = [mean]
     for row in np.argsort(sweep.log_loss - floor, kind="stable")[:NUM_STARTS]:
         slopes = unknowns.drift[:, 1:]
-        center = sweep.rows.coordinates[row] - slopes @ sweep.rows.basis[row, 1:]
+        through = sweep.rows.coordinates[row] - slopes @ sweep.rows.basis[row, 1:]
+        center = np.where(sweep.rows.active[row] > 0, through, unknowns.drift[:, 0])
         starts.append(sweep.layout.pack(replace(unknowns, drift=np.column_stack([center, slopes]))))
     return starts
 

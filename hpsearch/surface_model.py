@@ -177,6 +177,7 @@ class Rows:
     """Where each observation stands."""
 
     coordinates: Array  # (R, P) octaves
+    active: Array  # (R, P) 0 where a parameter is off, which says nothing about its bowl; else 1
     basis: Array  # (R, 3) of 1, n, d
     setting_of: Array  # (R, S) one-hot
     shift_of: Array  # (R, G) one-hot; all zero for the main seed of an N
@@ -189,9 +190,9 @@ def row_floor(unknowns: Unknowns, rows: Rows) -> Array:
 
 
 def row_offsets(unknowns: Unknowns, rows: Rows) -> Array:
-    """Octaves from the optimum of each row's setting, (R, P)."""
+    """Octaves from the optimum of each row's setting, (R, P); none where a parameter is off."""
     center = rows.basis @ unknowns.drift.T + rows.setting_of @ unknowns.scatter
-    return np.asarray(rows.coordinates - center)
+    return np.asarray(rows.active * (rows.coordinates - center))
 
 
 def row_loss(unknowns: Unknowns, rows: Rows, form: Form) -> Array:
@@ -208,7 +209,7 @@ def row_loss_jacobian(unknowns: Unknowns, rows: Rows, form: Form) -> Array:
     along = offsets - unknowns.ridge * driven
     curvature = side_curvature(along, unknowns.log_curvature, unknowns.asymmetry, form)
     slope = 2.0 * curvature * along  # by `along`
-    by_center = -(slope - unknowns.ridge * (slope @ form.coupling.T))  # (R, P)
+    by_center = -rows.active * (slope - unknowns.ridge * (slope @ form.coupling.T))  # (R, P)
     by_drift = by_center[:, :, None] * rows.basis[:, None, :]
     by_scatter = rows.setting_of[:, :, None] * by_center[:, None, :]
     by_curvature = curvature * along**2

@@ -81,7 +81,12 @@ def priors(sweep: Sweep, floor: Array, noise: Noise, scatter_sd: float) -> tuple
 
 
 def center_of_good_runs(sweep: Sweep, floor: Array, noise: Noise) -> Array:
-    """Mean coordinates (P,) of the runs, weighted by how good they are; moves with the units, as it must."""
+    """Mean coordinates (P,) of the runs, weighted by how good they are; moves with the units, as it must.
+
+    Of a parameter that is off in every run it is the middle of the range.
+    """
     excess = np.maximum(sweep.log_loss - floor, 0.0)
     weights = np.exp(-excess / max(GOOD_EXCESS, 2.0 * noise.paired))
-    return np.asarray(weights @ sweep.rows.coordinates / weights.sum())
+    total = weights @ sweep.rows.active
+    middle = np.array([sum(parameter.bounds) / 2 for parameter in sweep.parameters])
+    return np.where(total > 0, weights @ sweep.rows.coordinates / np.where(total > 0, total, 1.0), middle)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os.path
 from dataclasses import dataclass
+from math import isclose
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from hpsearch.spec import Spec, Target
 from hpsearch.strict_yaml import read_mapping
 from search_spaces.errors import UserError, one_line
 from trials.architecture import Architecture
+
+SAME_RATIO = 0.15  # of feed-forward widths: what rounding makes of one ratio in the smallest proxies
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,20 @@ class ResolvedTarget:
     @property
     def tokens_per_parameter(self) -> float:
         return self.tokens / self.architecture.params
+
+    def unlike(self, proxy: Architecture) -> tuple[str, ...]:
+        """Parts that the target has otherwise than the proxies, in words."""
+        ours, theirs = self.architecture, proxy
+        ratio, proxy_ratio = (shape.feed_forward_width / shape.width for shape in (ours, theirs))
+        words = {
+            "norms after the sum": ours.post_norm != theirs.post_norm,
+            f"{_attention(ours)} (the proxies {_attention(theirs)})": _attention(ours) != _attention(theirs),
+            f"{_queries(ours)} (the proxies {_queries(theirs)})": _queries(ours) != _queries(theirs),
+            f"feed-forward {ratio:.3g} widths wide (the proxies {proxy_ratio:.3g})": not isclose(
+                ratio, proxy_ratio, rel_tol=SAME_RATIO
+            ),
+        }
+        return tuple(text for text, differs in words.items() if differs)
 
 
 def parse_target(text: str) -> Target:
@@ -70,6 +87,14 @@ def resolve_target(target: Target, spec: Spec) -> ResolvedTarget:
         return ResolvedTarget(target.preset, shape, tokens, preset.batch_tokens, preset.learning_rate)
     assert target.tokens
     return ResolvedTarget(f"{target.width}x{target.depth}", shape, target.tokens, 0, 0.0)
+
+
+def _attention(shape: Architecture) -> str:
+    return "banded attention" if shape.band_tokens < shape.context_tokens else "dense attention"
+
+
+def _queries(shape: Architecture) -> str:
+    return f"{shape.heads // shape.kv_heads} query heads a key"
 
 
 def _check(data: Any, where: str) -> Target:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from hpsearch.events import Role
 from hpsearch.ledger import Ledger
+from hpsearch.plan import architecture
 from hpsearch.state import SearchState, Trial, fold
 from trials.trial import Measurement, Outcome
 
@@ -60,7 +61,7 @@ def _row(state: SearchState, trial: Trial, rung: int, measurement: Measurement) 
         "rung": rung,
         "seed": trial.config.seed,
         "corpus": state.opened.corpus_id,
-        "params": trial.config.architecture.params,
+        "params": architecture(state.spec, trial.asked.proxy).params,  # the same with and without a QK norm
         "tokens": measurement.tokens,
         "outcome": str(measurement.outcome),
         "loss": measurement.loss if measured else nan,

@@ -16,7 +16,7 @@ from rich.text import Text
 from hpsearch.events import Role, TrialState
 from hpsearch.folder import SearchFolder
 from hpsearch.ledger import Ledger
-from hpsearch.plan import PROOF, architecture, rung_tokens, smallest_batch, trial_flops
+from hpsearch.plan import PROOF, architecture, rung_tokens, smallest_batch, trial_config, trial_flops
 from hpsearch.spec import Spec
 from hpsearch.state import SearchState
 from hpsearch.transfer.recommend import Recommendation
@@ -103,7 +103,8 @@ def progress(state: SearchState, eta_s: float) -> RenderableType:
 
 def plan_table(spec: Spec) -> Table:
     """What a search would do, before anything is spent."""
-    table = Table(title=f"{spec.name}: {spec.budget_flops:.3g} FLOPs at most, {spec.slots} slots")
+    title = f"{spec.name}: {spec.budget_flops:.3g} FLOPs at most, {spec.slots} slots"
+    table = Table(title=title, caption=_training_line(spec), caption_justify="left")
     for heading in ("proxy", "N (non-embedding)", "trials", "rungs (tokens)", "FLOPs a full trial"):
         table.add_column(heading, justify="right" if heading != "proxy" else "left")
     batch = smallest_batch(spec)
@@ -118,6 +119,20 @@ def plan_table(spec: Spec) -> Table:
             f"{trial_flops(spec, proxy):.3g}",
         )
     return table
+
+
+def _training_line(spec: Spec) -> str:
+    """What the proxies are and how they are trained, where that is not told by the parameters."""
+    config = trial_config(spec, 0, {name: spec.ends(name)[0] for name in spec.space}, spec.seed)
+    base, shape = config.parametrization, config.architecture
+    parts = [
+        f"{shape.kind}, heads of {shape.head_size}" + (", grouped queries" if spec.model.heads_per_kv > 1 else ""),
+        f"{base.rule} from {base.base_width}x{base.base_depth}",
+        f"{spec.optimizer}, {spec.weight_decay_convention} weight decay",
+        f"{spec.schedule.decay} decay" + (", batch ramp" if spec.batch_ramp else ""),
+        f"{spec.device.precision} precision" + (", compiled" if spec.device.compile else ""),
+    ]
+    return "; ".join(parts)
 
 
 def recommendation_table(recommendation: Recommendation) -> RenderableType:

@@ -44,11 +44,14 @@ class Parameter:
         assert self.scale is not Scale.LOG_COMPLEMENT or self.high < 1
 
     def coordinate(self, value: float) -> float:
-        """Value -> octaves. Any value inside the scale's domain has one, inside the range or not."""
+        """Value -> octaves. Any value inside the scale's domain has one, inside the range or not.
+
+        Where a scale ends (0 on a log scale, 1 on its complement) a parameter is off: minus infinity.
+        """
         if self.scale is Scale.LOG:
-            return math.log2(value)
+            return math.log2(value) if value != 0 else -math.inf
         if self.scale is Scale.LOG_COMPLEMENT:
-            return math.log2(1.0 - value)
+            return math.log2(1.0 - value) if value != 1 else -math.inf
         return LINEAR_OCTAVES * (value / (self.high - self.low))
 
     def value(self, coordinate: float) -> float:

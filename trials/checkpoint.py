@@ -19,9 +19,10 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from trials.stability import LossTrace
 from trials.trial import Measurement
 
-FORMAT = 1
+FORMAT = 2
 TENSORS = ("weights", "mean", "square")  # AdamW's state, 12 bytes a parameter in all
 
 
@@ -31,18 +32,21 @@ class CheckpointError(Exception):
 
 @dataclass(frozen=True)
 class Trunk:
-    """The state of a trial on its trunk: three rows `(P,)` and where it is."""
+    """The state of a trial on its trunk: three rows `(P,)`, where it is, and how its losses went."""
 
     tokens: int
+    steps: int
+    trace: LossTrace
     tensors: Mapping[str, np.ndarray]
 
 
-def save(path: Path, trunk: Trunk, measurement: Measurement, start_loss: float) -> None:
+def save(path: Path, trunk: Trunk, measurement: Measurement) -> None:
     """Writes the file whole or not at all."""
     header = {
         "format": str(FORMAT),
         "tokens": str(trunk.tokens),
-        "start_loss": repr(start_loss),
+        "steps": str(trunk.steps),
+        "trace": json.dumps(trunk.trace.to_dict()),
         "measurement": json.dumps(measurement.to_dict()),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,8 +67,8 @@ def read_measurement(path: Path) -> Measurement:
         return Measurement.from_dict(json.loads(file.metadata()["measurement"]))
 
 
-def load(path: Path, num_parameters: int) -> tuple[Trunk, float]:
-    """The trunk and the training loss at the trial's start.
+def load(path: Path, num_parameters: int) -> Trunk:
+    """The trunk of a trial with so many parameters.
 
     Raises:
         CheckpointError: as in `read_measurement`, or the tensors are of another kind.
@@ -72,11 +76,12 @@ def load(path: Path, num_parameters: int) -> tuple[Trunk, float]:
     with _opened(path) as file:
         header = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
-        trunk, start_loss = Trunk(int(header["tokens"]), tensors), float(header["start_loss"])
+        trace = LossTrace.from_dict(json.loads(header["trace"]))
+        trunk = Trunk(int(header["tokens"]), int(header["steps"]), trace, tensors)
     kinds = {name: (str(tensor.dtype), tensor.shape) for name, tensor in tensors.items()}
     if kinds != {name: ("float32", (num_parameters,)) for name in TENSORS}:
         raise CheckpointError(f"{path}: holds {kinds}, a trial of {num_parameters} parameters was expected")
-    return trunk, start_loss
+    return trunk
 
 
 @contextmanager
@@ -88,5 +93,5 @@ def _opened(path: Path) -> Iterator[Any]:
             if found != str(FORMAT):
                 raise CheckpointError(f"{path}: checkpoint format {found}, this version reads {FORMAT}")
             yield file
-    except (OSError, safetensors.SafetensorError, LookupError, TypeError, ValueError) as error:
+    except (OSError, safetensors.SafetensorError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a whole checkpoint ({error!r})") from error

@@ -40,6 +40,16 @@ def training_batch(tokens: Tokens, seed: int, step: int, batch_sequences: int, c
     return _windows(tokens, (words % np.uint64(num_starts)).astype(np.int64), context_tokens)
 
 
+def expected_unique_tokens(corpus_tokens: int, trained_tokens: int, context_tokens: int) -> int:
+    """How many of the corpus' tokens a trial has met, on average: windows are drawn with replacement.
+
+    A token is in a window with probability T / U, so U (1 - (1 - T / U)^(D / T)) of U are met after D tokens.
+    Repeats up to some four times are nearly as good as new text, Muennighoff et al. 2023 (arXiv 2305.16264).
+    """
+    missed = float((1 - min(1.0, context_tokens / corpus_tokens)) ** (trained_tokens / context_tokens))
+    return round(corpus_tokens * (1 - missed))
+
+
 def validation_batches(tokens: Tokens, num_tokens: int, context_tokens: int) -> Windows:
     """The held-out windows that every trial is measured on: spread evenly, no target twice.
 

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from trials.architecture import Architecture
 from trials.checkpoint import CheckpointError, read_measurement
 from trials.data import validation_batches
-from trials.stack import Stack
+from trials.engine import Engine
+from trials.memory import fits, is_out_of_memory, predicted_bytes
+from trials.program import Program, Shape, shape_of
+from trials.stack import Parked, Stack
 from trials.tokens import TokenSet, load_split
-from trials.trial import Assignment, Measurement
+from trials.trial import Assignment, Measurement, Outcome
 from trials.validation import HeldOut
+
+log = logging.getLogger(__name__)
 
 THREAD_ENDED = "the device's training thread has ended; the worker's log holds its traceback"
 TURN_STEPS = 16  # steps of one stack before the next shape has its turn
-
-Shape = tuple[Architecture, int]  # what trials must share to share a stack: architecture and batch
 
 
 @dataclass(frozen=True)
@@ -50,15 +55,21 @@ class _Job:
 class Device:
     """Owns the device: one thread trains, any number of threads wait for their measurements."""
 
-    def __init__(self, token_set: TokenSet, slots: int, threads: int, validation_tokens: int) -> None:
+    def __init__(
+        self, token_set: TokenSet, slots: int, threads: int, validation_tokens: int, engine: Engine, memory_bytes: float
+    ) -> None:
+        self.slots = slots  # trials in stacks at most; halved where the device runs out of memory
         self._token_set = token_set
-        self._slots = slots
         self._threads = threads
         self._validation_tokens = validation_tokens
+        self._engine = engine
+        self._memory_bytes = memory_bytes
         self._train_tokens = load_split(token_set, "train")
         self._held_out: dict[int, HeldOut] = {}  # by context length
+        self._programs: dict[Shape, Program] = {}  # kept, as they may be compiled
         self._stacks: dict[Shape, Stack] = {}
         self._door: deque[_Job] = deque()  # asked, not yet in a slot
+        self._parked: deque[Parked] = deque()  # out of memory in mid-segment; they come before the door
         self._jobs: dict[str, _Job] = {}  # by the file they save to, answered ones too
         self._changed = threading.Condition()
         self._closed = False
@@ -70,7 +81,6 @@ class Device:
         """Trains the segment and measures it; blocks. Idempotent: asked twice, it is trained once.
 
         Raises:
-            CheckpointError: a file that the assignment names cannot be used.
             CancelledError: the trial was released meanwhile.
             RuntimeError: the device has ended.
         """
@@ -103,7 +113,7 @@ class Device:
         try:
             while True:
                 with self._changed:
-                    self._changed.wait_for(lambda: self._door or self._num_filled)
+                    self._changed.wait_for(lambda: self._door or self._num_filled or self._parked)
                 self._evict_released()
                 self._admit_waiting()
                 for stack in [stack for stack in self._stacks.values() if stack.slots]:
@@ -128,48 +138,80 @@ class Device:
             for assignment in [slot.assignment for slot in stack.slots]:
                 if not self._is_asked(assignment):
                     stack.evict(assignment)
+        self._parked = deque(parked for parked in self._parked if self._is_asked(parked.slot.assignment))
 
     def _is_asked(self, assignment: Assignment) -> bool:
         """Whether it was not released; asked for again since, the segment has another assignment."""
         job = self._jobs.get(assignment.save_to)
         return job is not None and job.assignment is assignment
 
-    def _answer(self, assignment: Assignment, answer: Measurement | CheckpointError) -> None:
+    def _answer(self, assignment: Assignment, answer: Measurement) -> None:
         """Answers whoever waits for the segment, unless the trial was released meanwhile."""
         with self._changed:
             if self._is_asked(assignment):
-                future = self._jobs[assignment.save_to].answer
-                if isinstance(answer, CheckpointError):
-                    future.set_exception(answer)
-                else:
-                    future.set_result(answer)
+                self._jobs[assignment.save_to].answer.set_result(answer)
 
     def _admit_waiting(self) -> None:
+        """Fills the slots that there are and that fit the memory: parked trials first, then in order of asking."""
         started_s = time.monotonic()
-        while self._num_filled < self._slots:
+        while self._parked and self._has_room(self._parked[0].slot.assignment):
+            parked = self._parked[0]
+            if self._within_memory(parked.slot.assignment, partial(self._unpark, parked)):
+                self._parked.popleft()
+        while not self._parked:
             with self._changed:
-                if not self._door:
+                if not self._door or not self._has_room(self._door[0].assignment):
                     break
-                assignment = self._door.popleft().assignment
-            try:
-                self._admit(assignment)
-            except CheckpointError as error:
-                self._answer(assignment, error)
+                job = self._door.popleft()
+            if not self._within_memory(job.assignment, partial(self._admit, job.assignment)):
+                with self._changed:
+                    self._door.appendleft(job)
         self._time = replace(self._time, admitting_s=self._time.admitting_s + time.monotonic() - started_s)
+
+    def _within_memory(self, assignment: Assignment, admit: Callable[[], None]) -> bool:
+        """Admits; where there is no memory for it, not now: once a slot is free, or never, if all of them are."""
+        try:
+            admit()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if self._num_filled:
+                self.slots = self._num_filled
+                return False
+            self._fail(assignment, error)
+        return True
+
+    def _has_room(self, assignment: Assignment) -> bool:
+        """A trial that finds the device empty is always let in: it must show whether it can be trained."""
+        filled = {shape: len(stack.slots) for shape, stack in self._stacks.items() if stack.slots}
+        if not filled:
+            return True
+        shape = shape_of(assignment.config)
+        filled[shape] = filled.get(shape, 0) + 1
+        return self._num_filled < self.slots and fits(filled, self._engine, self._validation_tokens, self._memory_bytes)
 
     def _admit(self, assignment: Assignment) -> None:
         """Puts the trial into its stack, unless its measurement is on disk already."""
         saved = Path(assignment.save_to)
         if saved.exists():
-            self._answer(assignment, read_measurement(saved))
-        else:
-            self._stack(assignment).admit(assignment)
+            try:
+                self._answer(assignment, read_measurement(saved))
+                return
+            except CheckpointError as error:
+                log.warning("%s; the segment is trained again", error)
+        self._stack(assignment).admit(assignment)
+
+    def _unpark(self, parked: Parked) -> None:
+        self._stack(parked.slot.assignment).unpark(parked)
 
     def _stack(self, assignment: Assignment) -> Stack:
-        shape = (assignment.config.architecture, assignment.config.batch_sequences)
+        """The stack of this trial's shape; for a new one, the memory of those that stand empty is given back."""
+        shape = shape_of(assignment.config)
         if shape not in self._stacks:
-            held_out = self._held_out_sequences(shape[0].context_tokens)
-            self._stacks[shape] = Stack(shape[0], self._slots, self._train_tokens, held_out)
+            self._stacks = {shape: stack for shape, stack in self._stacks.items() if stack.slots}
+            held_out = self._held_out_sequences(shape.architecture.context_tokens)
+            program = self._programs.setdefault(shape, Program(shape, self._engine))
+            self._stacks[shape] = Stack(shape, self.slots, program, self._train_tokens, held_out)
         return self._stacks[shape]
 
     def _held_out_sequences(self, context_tokens: int) -> HeldOut:
@@ -177,7 +219,7 @@ class Device:
             validation, far_validation = (
                 torch.from_numpy(
                     validation_batches(load_split(self._token_set, split), self._validation_tokens, context_tokens)
-                )
+                ).to(self._engine.device)
                 for split in ("validation", "far_validation")
             )
             self._held_out[context_tokens] = HeldOut(validation, far_validation)
@@ -187,13 +229,19 @@ class Device:
         """Some steps of one stack, up to the first trial that has something to report."""
         started_s = time.monotonic()
         self._first_step_s = min(self._first_step_s, started_s)
-        for _ in range(TURN_STEPS):
-            stack.step()
-            if stack.measurable:
-                break
-        trained_s = time.monotonic()
-        for assignment, measurement in stack.measure():
-            self._answer(assignment, measurement)
+        try:
+            for _ in range(TURN_STEPS):
+                stack.step()
+                if stack.reached:
+                    break
+            trained_s = time.monotonic()
+            for assignment, measurement in stack.measure():
+                self._answer(assignment, measurement)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self._halve(error)
+            return
         ended_s = time.monotonic()
         self._time = replace(
             self._time,
@@ -201,3 +249,25 @@ class Device:
             measuring_s=self._time.measuring_s + ended_s - trained_s,
             span_s=ended_s - self._first_step_s,
         )
+
+    def _halve(self, error: BaseException) -> None:
+        """Half the slots from now on; the trials that are in stacks go on from where they are as room allows."""
+        if self._num_filled == 1:
+            (stack,) = [stack for stack in self._stacks.values() if stack.slots]
+            assignment = stack.slots[0].assignment
+            stack.evict(assignment)
+            self._fail(assignment, error)
+            return
+        self.slots = max(1, self._num_filled // 2)
+        log.warning("out of memory (%s): %d slots from now on", error, self.slots)
+        for stack in self._stacks.values():
+            self._parked.extend(stack.park())
+        self._stacks = {}
+        if self._engine.device != "cpu":
+            torch.cuda.empty_cache()
+
+    def _fail(self, assignment: Assignment, error: BaseException) -> None:
+        """A trial that finds no memory although it is alone."""
+        need = predicted_bytes({shape_of(assignment.config): 1}, self._engine, self._validation_tokens)
+        message = f"out of memory ({error}) with this trial alone, which is predicted to need {need / 1e9:.2f} GB"
+        self._answer(assignment, Measurement.fault(assignment, Outcome.FAIL, message))

@@ -1,157 +1,287 @@
-"""The proxy GPT, written once for K models at a time: minGPT's design with a trial axis on every weight.
+"""The proxy transformer, written once for K models at a time: every weight has a trial axis.
 
 Shape letters, used in every comment and docstring of this package:
 
-    K  trials of a stack          B  sequences of a batch      T  tokens of a sequence
+    K  trials of a stack          B  sequences of a batch      T  tokens of a sequence      N  B T
     d  width                      V  vocabulary                P  all parameters of one model
+    H  query heads                G  key and value heads       h  head size
 
 A model is data: the weights of K trials are one tensor `(K, P)`, and `losses` is a pure function of it. Row k
-is trial k, so a checkpoint is a row, the optimizer is one elementwise pass, and K = 1 is an ordinary GPT.
+is trial k, so a checkpoint is a row, the optimizer is one elementwise pass, and K = 1 is an ordinary model.
+Two kinds share every line but their parts: norm, positions, feed-forward, and whether embeddings are tied.
 
-Source: Radford et al. 2019 (GPT-2) as in karpathy/minGPT: pre-LN, tanh GELU, learned positions, tied
-embeddings, residual projections initialised at 0.02 / sqrt(2 L).
+Sources: gpt, Radford et al. 2019 (GPT-2) as in karpathy/minGPT; llama, Touvron et al. 2023 (arXiv 2302.13971).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trials.architecture import Architecture
+from trials.architecture import NORM_EPS, ROTARY_BASE, Architecture, Kind, Weight
+from trials.parametrization import Multipliers, Parametrization
 
-INIT_STD = 0.02  # GPT-2's, for every matrix but the residual projections
+Observer = Callable[[str, Tensor], None]  # is shown named activations on their way
+
+
+class Precision(StrEnum):
+    """What matrices are multiplied in; weights, sums, norms, softmax and the optimizer stay in float32."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self is Precision.BFLOAT16 else torch.float32
 
 
 @dataclass(frozen=True)
-class Weight:
-    """One weight of the model: where it starts from, and whether weight decay acts on it."""
+class Forward:
+    """What the trials of a stack share about their forward pass."""
 
-    name: str
-    shape: tuple[int, ...]
-    init_std: float  # 0 for a constant start
-    init_constant: float
-    decayed: bool  # matrices are, gains, biases and positions are not
-
-    @property
-    def size(self) -> int:
-        return math.prod(self.shape)
+    architecture: Architecture
+    layout: tuple[Weight, ...]
+    multipliers: Multipliers
+    precision: Precision
+    softcap: bool  # whether logits are capped at all
+    z_loss: bool  # whether the softmax's normaliser is held near one at all
 
 
-def layout(architecture: Architecture) -> tuple[Weight, ...]:
-    """The weights of a model in the order in which they lie in a row of the `(K, P)` tensor."""
-    d, residual_std = architecture.width, INIT_STD / math.sqrt(2 * architecture.depth)
-    weights = [
-        _matrix("embedding", (architecture.vocabulary, d), INIT_STD),
-        Weight("positions", (architecture.context_tokens, d), INIT_STD, 0.0, decayed=False),
-    ]
-    for block in range(architecture.depth):
-        weights += _norm(f"{block}.attention_norm", d)
-        weights += _linear(f"{block}.qkv", d, 3 * d, INIT_STD)
-        weights += _linear(f"{block}.attention_out", d, d, residual_std)
-        weights += _norm(f"{block}.mlp_norm", d)
-        weights += _linear(f"{block}.mlp_in", d, 4 * d, INIT_STD)
-        weights += _linear(f"{block}.mlp_out", 4 * d, d, residual_std)
-    weights += _norm("final_norm", d)
-    assert sum(weight.size for weight in weights) == architecture.params_total
-    return tuple(weights)
+@dataclass(frozen=True)
+class Knobs:
+    """What each trial has of its own in its forward pass, each `(K, 1)`."""
+
+    embedding_multiplier: Tensor
+    output_multiplier: Tensor
+    logit_softcap: Tensor  # logits stay within +- this
+    z_loss: Tensor  # weight of the squared log normaliser in the objective
 
 
-def initial_weights(architecture: Architecture, seed: int) -> Tensor:
-    """One row `(P,)`, a function of the shape and the seed alone, so trials of one seed start equal."""
+@dataclass(frozen=True)
+class Losses:
+    """Of each trial, `(K,)`, nats a token."""
+
+    cross_entropy: Tensor
+    objective: Tensor  # what is minimised: the cross entropy and the z-loss
+
+
+def initial_weights(architecture: Architecture, parametrization: Parametrization, init_std: float, seed: int) -> Tensor:
+    """One row `(P,)`: trials of one shape, seed and parametrization start from the same draws times `init_std`."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.cat([_start(weight, generator) for weight in layout(architecture)])
+
+    def start(weight: Weight) -> Tensor:
+        if len(weight.shape) == 1:
+            return torch.full((weight.size,), float(weight.ones))
+        std = init_std * parametrization.scales(weight.role, architecture).init_std
+        return torch.randn(weight.size, generator=generator) * std
+
+    return torch.cat([start(weight) for weight in architecture.layout])
 
 
-def decay_mask(architecture: Architecture) -> Tensor:
-    """`(P,)`: 1 where weight decay acts, 0 elsewhere."""
-    return torch.cat([torch.full((weight.size,), float(weight.decayed)) for weight in layout(architecture)])
-
-
-def losses(weights: Tensor, tokens: Tensor, architecture: Architecture) -> Tensor:
-    """Mean cross entropy of each trial on its own sequences.
+def losses(weights: Tensor, tokens: Tensor, share: Tensor, knobs: Knobs, forward: Forward) -> Losses:
+    """Loss of each trial on its own sequences.
 
     Args:
         weights: `(K, P)`, a row per trial.
         tokens: `(K, B, T + 1)` token ids (int64); position t predicts position t + 1.
+        share: `(K, B)` of each sequence in its trial's mean; 0 where a batch is not full.
+        knobs: numbers of each trial's own.
+        forward: what the trials share.
 
     Returns:
-        `(K,)` losses in nats a token. Row k depends on row k alone.
+        Losses in which row k depends on row k alone.
     """
-    K, B = tokens.shape[:2]
-    targets = tokens[:, :, 1:].reshape(-1)
-    logits = _logits(weights, tokens[:, :, :-1], architecture)
-    return F.cross_entropy(logits.view(-1, architecture.vocabulary), targets, reduction="none").view(K, -1).mean(1)
+    K, B, T = tokens.shape[0], tokens.shape[1], tokens.shape[2] - 1
+    scores = logits(weights, tokens[:, :, :-1], knobs, forward, _ignore).float()  # (K, N, V)
+    targets = tokens[:, :, 1:].reshape(K * B * T)
+    cross_entropy = F.cross_entropy(scores.view(K * B * T, -1), targets, reduction="none")
+    mean = (cross_entropy.view(K, B, T).mean(2) * share).sum(1)
+    if not forward.z_loss:
+        return Losses(mean, mean)
+    squares = scores.logsumexp(2).square().view(K, B, T)
+    return Losses(mean, mean + knobs.z_loss.squeeze(1) * (squares.mean(2) * share).sum(1))
 
 
-def _logits(weights: Tensor, tokens: Tensor, architecture: Architecture) -> Tensor:
-    """`(K, B, T)` ids -> `(K, B*T, V)` logits."""
-    K, B, T = tokens.shape
-    d, heads = architecture.width, architecture.heads
-    parts = torch.split(weights, [weight.size for weight in layout(architecture)], dim=1)
-    embedding, positions, *rest = parts
-    x = _embed(embedding, tokens, architecture.vocabulary, d) + positions.view(K, 1, -1, d)[:, :, :T]
-    x = x.reshape(K, B * T, d)
-    for block in range(architecture.depth):
-        gain1, shift1, qkv, qkv_bias, out, out_bias, gain2, shift2, up, up_bias, down, down_bias = rest[
-            12 * block : 12 * block + 12
-        ]
-        heads_first = _affine(_normalise(x, gain1, shift1), qkv, qkv_bias)
-        attended = _attend(heads_first.view(K * B, T, 3, heads, d // heads)).reshape(K, B * T, d)
-        x = x + _affine(attended, out, out_bias)
-        hidden = F.gelu(_affine(_normalise(x, gain2, shift2), up, up_bias), approximate="tanh")
-        x = x + _affine(hidden, down, down_bias)
-    x = _normalise(x, rest[-2], rest[-1])
-    return torch.bmm(x, embedding.reshape(K, -1, d).transpose(1, 2))
+def logits(weights: Tensor, tokens: Tensor, knobs: Knobs, forward: Forward, observe: Observer) -> Tensor:
+    """`(K, B, T)` ids -> `(K, N, V)` logits, in the precision of the products."""
+    shape, (K, B, T) = forward.architecture, tokens.shape
+    w = _named(weights, forward.layout)
+    x = _embed(w["embedding"], tokens) * knobs.embedding_multiplier.view(K, 1, 1, 1)
+    if shape.kind is Kind.GPT:
+        x = x + w["positions"].unsqueeze(1)[:, :, :T]
+    x = x.reshape(K, B * T, shape.width)
+    observe("embedding", x)
+    for block in range(shape.depth):
+        x = _block(x, w, block, forward, observe, (K, B, T))
+    if not shape.post_norm:
+        x = _norm(x, w, "final_norm", shape)
+    unembedding = w["embedding" if shape.kind is Kind.GPT else "unembedding"]
+    x = x * (knobs.output_multiplier * forward.multipliers.logits).unsqueeze(2)
+    scores = _product(x, unembedding.transpose(1, 2), forward.precision)
+    observe("logits", scores)
+    if not forward.softcap:
+        return scores
+    cap = knobs.logit_softcap.unsqueeze(2)
+    return torch.tanh(scores / cap) * cap  # Gemma Team 2024 (arXiv 2408.00118)
 
 
-def _embed(embedding: Tensor, tokens: Tensor, vocabulary: int, width: int) -> Tensor:
-    """`(K, V*d)`, `(K, B, T)` -> `(K, B, T, d)`.
+def _block(
+    x: Tensor,
+    w: Mapping[str, Tensor],
+    block: int,
+    forward: Forward,
+    observe: Observer,
+    sizes: tuple[int, int, int],
+) -> Tensor:
+    """One block, `(K, N, d)` -> `(K, N, d)`: attention, then feed-forward, each added to the residual stream."""
+    shape, residual = forward.architecture, forward.multipliers.residual
+    for branch, norm in ((_attention, "attention_norm"), (_feed_forward, "mlp_norm")):
+        source = x if shape.post_norm else _norm(x, w, f"{block}.{norm}", shape)
+        added = branch(source, w, block, forward, observe, sizes)
+        x = x + (added if residual == 1.0 else added * residual)
+        if shape.post_norm:
+            x = _norm(x, w, f"{block}.{norm}", shape)
+        observe(f"{block}.{norm.removesuffix('_norm')}", added)
+    return x
+
+
+def _attention(
+    x: Tensor,
+    w: Mapping[str, Tensor],
+    block: int,
+    forward: Forward,
+    observe: Observer,
+    sizes: tuple[int, int, int],
+) -> Tensor:
+    """Causal attention with grouped queries, dense or in a band: `(K, N, d)` -> `(K, N, d)`."""
+    shape, (K, B, T) = forward.architecture, sizes
+    H, G, h = shape.heads, shape.kv_heads, shape.head_size
+    joined = _linear(x, w, f"{block}.qkv", forward).view(K * B, T, H + 2 * G, h).transpose(1, 2)
+    query, key, value = torch.split(joined, [H, G, G], dim=1)  # (K B, heads, T, h)
+    if shape.qk_norm:
+        query, key = (
+            F.rms_norm(part, (h,), eps=NORM_EPS) * w[f"{block}.{name}_norm.gain"].repeat_interleave(B, 0)[:, None, None]
+            for part, name in ((query, "query"), (key, "key"))
+        )
+    if shape.kind is Kind.LLAMA:
+        query, key = _rotate(query), _rotate(key)
+    if H != G:
+        key, value = key.repeat_interleave(H // G, 1), value.repeat_interleave(H // G, 1)
+    scale = forward.multipliers.attention
+    observe(f"{block}.query", query * scale)
+    observe(f"{block}.key", key)
+    if x.is_cuda:  # where there are kernels for it; on a CPU bfloat16 attention is slower
+        query, key, value = (part.to(forward.precision.dtype) for part in (query, key, value))
+    reach = shape.attended_tokens(block)
+    band = None if reach >= T else torch.ones(T, T, dtype=torch.bool, device=x.device).tril().triu(1 - reach)
+    attended = F.scaled_dot_product_attention(query, key, value, band, is_causal=band is None, scale=scale)
+    return _linear(attended.transpose(1, 2).reshape(K, B * T, H * h), w, f"{block}.attention_out", forward)
+
+
+def _feed_forward(
+    x: Tensor,
+    w: Mapping[str, Tensor],
+    block: int,
+    forward: Forward,
+    observe: Observer,
+    sizes: tuple[int, int, int],
+) -> Tensor:
+    """tanh GELU (Hendrycks and Gimpel 2016) or SwiGLU (Shazeer 2020): `(K, N, d)` -> `(K, N, d)`."""
+    hidden = _linear(x, w, f"{block}.mlp_in", forward)
+    if forward.architecture.kind is Kind.GPT:
+        hidden = F.gelu(hidden, approximate="tanh")
+    else:
+        gate, value = hidden.chunk(2, dim=2)
+        hidden = F.silu(gate) * value
+    return _linear(hidden, w, f"{block}.mlp_out", forward)
+
+
+def _embed(embedding: Tensor, tokens: Tensor) -> Tensor:
+    """`(K, V, d)`, `(K, B, T)` -> `(K, B, T, d)`.
 
     One flattened table with ids moved by k V: the backward of `table[k][ids]` depends on its neighbours on
     CPU, this one does not.
     """
-    offsets = torch.arange(tokens.shape[0], device=tokens.device).view(-1, 1, 1) * vocabulary
-    return F.embedding(tokens + offsets, embedding.reshape(-1, width))
+    K, V, d = embedding.shape
+    offsets = torch.arange(K, device=tokens.device).view(-1, 1, 1) * V
+    return F.embedding(tokens + offsets, embedding.reshape(K * V, d))
 
 
-def _normalise(x: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
-    """Layer norm of `(K, B*T, d)` with a gain and a shift `(K, d)` of each trial's own."""
-    return torch.addcmul(shift.unsqueeze(1), F.layer_norm(x, x.shape[-1:]), gain.unsqueeze(1))
+def _norm(x: Tensor, w: Mapping[str, Tensor], name: str, shape: Architecture) -> Tensor:
+    """Layer norm or RMS norm of `(K, N, d)` with a gain (and shift) `(K, d)` of each trial's own."""
+    gain = w[f"{name}.gain"].unsqueeze(1)
+    if shape.kind is Kind.LLAMA:
+        return F.rms_norm(x, x.shape[-1:], eps=NORM_EPS) * gain
+    return torch.addcmul(w[f"{name}.shift"].unsqueeze(1), F.layer_norm(x, x.shape[-1:], eps=NORM_EPS), gain)
 
 
-def _affine(x: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
-    """`(K, B*T, d_in)` times each trial's `(d_in, d_out)`, plus its bias: one batched product for K trials."""
-    return torch.baddbmm(bias.unsqueeze(1), x, matrix.reshape(x.shape[0], x.shape[2], -1))
+def _linear(x: Tensor, w: Mapping[str, Tensor], name: str, forward: Forward) -> Tensor:
+    """`(K, N, d_in)` times each trial's `(d_in, d_out)`, plus its bias where it has one; float32."""
+    bias = w.get(f"{name}.bias")
+    if bias is not None and forward.precision is Precision.FLOAT32:
+        return torch.baddbmm(bias.unsqueeze(1), x, w[name])
+    product = _product(x, w[name], forward.precision).float()
+    return product if bias is None else product + bias.unsqueeze(1)
 
 
-def _attend(qkv: Tensor) -> Tensor:
-    """Causal attention: `(K*B, T, 3, heads, d/heads)` -> `(K*B, T, heads, d/heads)`."""
-    query, key, value = qkv.permute(2, 0, 3, 1, 4)
-    return F.scaled_dot_product_attention(query, key, value, is_causal=True).transpose(1, 2)
+def _product(x: Tensor, matrices: Tensor, precision: Precision) -> Tensor:
+    """One batched product for K trials, summed in float32 and returned in `precision`."""
+    return torch.bmm(x.to(precision.dtype), matrices.to(precision.dtype))
 
 
-def _linear(name: str, d_in: int, d_out: int, std: float) -> Sequence[Weight]:
-    return _matrix(name, (d_in, d_out), std), _constant(f"{name}.bias", d_out, 0.0)
+def _rotate(x: Tensor) -> Tensor:
+    """Rotary positions on `(K B, heads, T, h)`, pairing dimension i with i + h / 2.
+
+    Source: Su et al. 2021 (arXiv 2104.09864), in the pairing of Llama's published weights in transformers.
+    """
+    T, h = x.shape[-2:]
+    frequencies = ROTARY_BASE ** (-torch.arange(0, h, 2, device=x.device, dtype=torch.float32) / h)
+    angles = torch.arange(T, device=x.device, dtype=torch.float32).unsqueeze(1) * frequencies
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
-def _norm(name: str, d: int) -> Sequence[Weight]:
-    return _constant(f"{name}.gain", d, 1.0), _constant(f"{name}.shift", d, 0.0)
+def _named(weights: Tensor, layout: tuple[Weight, ...]) -> dict[str, Tensor]:
+    """A row's weights by name, each `(K, *shape)`."""
+    parts = torch.split(weights, [weight.size for weight in layout], dim=1)
+    return {weight.name: part.view(-1, *weight.shape) for weight, part in zip(layout, parts, strict=True)}
 
 
-def _matrix(name: str, shape: tuple[int, ...], std: float) -> Weight:
-    return Weight(name, shape, std, 0.0, decayed=True)
+def _ignore(name: str, activation: Tensor) -> None:
+    """The observer of a run that nobody looks into."""
 
 
-def _constant(name: str, size: int, value: float) -> Weight:
-    return Weight(name, (size,), 0.0, value, decayed=False)
+def max_attention_logit(weights: Tensor, tokens: Tensor, knobs: Knobs, forward: Forward) -> float:
+    """Largest scaled product of a query with a key that it may see, over blocks, heads and sequences.
 
+    Large values come before divergence (Wortsman et al. 2023, arXiv 2309.14322).
 
-def _start(weight: Weight, generator: torch.Generator) -> Tensor:
-    if weight.init_std == 0.0:
-        return torch.full((weight.size,), weight.init_constant)
-    return torch.randn(weight.size, generator=generator) * weight.init_std
+    Args:
+        weights: `(1, P)`.
+        tokens: `(1, B, T)` ids.
+        knobs: of the trial.
+        forward: how it is run.
+    """
+    largest, queries = -math.inf, dict[str, Tensor]()
+
+    def observe(name: str, activation: Tensor) -> None:
+        nonlocal largest
+        block, _, part = name.partition(".")
+        if part == "query":
+            queries[block] = activation
+        elif part == "key":
+            products = queries.pop(block) @ activation.transpose(-1, -2)
+            reach = forward.architecture.attended_tokens(int(block))
+            seen = torch.ones(products.shape[-2:], dtype=torch.bool, device=products.device).tril().triu(1 - reach)
+            largest = max(largest, products.masked_fill(~seen, -math.inf).max().item())
+
+    with torch.inference_mode():
+        logits(weights, tokens, knobs, forward, observe)
+    return largest

@@ -4,32 +4,38 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
 import torch
 
 from trials import model
-from trials.architecture import Architecture
-from trials.optimizer import Rates, adamw_
+from trials.engine import Engine
+from trials.program import Program, State, shape_of
+from trials.rates import step_numbers
+from trials.trial import TrialConfig
 
 WARMUP_STEPS = 2
 TIMED_STEPS = 5
 
 
-def training_flops_per_s(architecture: Architecture, batch_sequences: int, slots: int, threads: int) -> float:
-    """Training FLOPs per second of a stack of `slots` trials on random tokens."""
+def training_flops_per_s(config: TrialConfig, engine: Engine, slots: int, threads: int) -> float:
+    """Training FLOPs per second of a stack of `slots` such trials on random tokens, compiling left out."""
     torch.set_num_threads(threads)
-    weights = model.initial_weights(architecture, 0).repeat(slots, 1).requires_grad_()
-    mean, square = torch.zeros_like(weights), torch.zeros_like(weights)
-    tokens = torch.randint(architecture.vocabulary, (slots, batch_sequences, architecture.context_tokens + 1))
-    column = torch.ones(slots, 1)
-    rates = Rates(column * 1e-3, column * 0.1, column * 0.9, column * 0.95, column * 1e-8, column, column)
-    decayed = model.decay_mask(architecture)
+    shape, architecture = shape_of(config), config.architecture
+    program, group = Program(shape, engine), engine.group(slots)
+    row = model.initial_weights(architecture, config.parametrization, config.init_std, config.seed)
+    weights = row.repeat(slots, 1).to(engine.device)
+    state = State(weights, torch.zeros_like(weights), torch.zeros_like(weights))
+    sizes = (group, config.batch_sequences, architecture.context_tokens + 1)
+    tokens = torch.randint(architecture.vocabulary, sizes, device=engine.device)
+    share = torch.full(sizes[:2], 1 / config.batch_sequences, device=engine.device)
+    numbers = step_numbers(config, 0, config.step_tokens, 1).astype(np.float32)
+    columns = torch.from_numpy(np.tile(numbers, (group, 1))).to(engine.device)
     started_s = 0.0
     for step in range(WARMUP_STEPS + TIMED_STEPS):
         started_s = time.monotonic() if step == WARMUP_STEPS else started_s
-        losses = model.losses(weights, tokens, architecture)
-        (gradients,) = torch.autograd.grad(losses.sum(), weights)
-        with torch.no_grad():
-            adamw_(weights.detach(), gradients, mean, square, rates, decayed)
+        for start in range(0, slots, group):
+            loss, _ = program.step(state.rows(start, start + group), tokens, share, columns)
+        loss.sum().item()  # waits for the device
     step_s = (time.monotonic() - started_s) / TIMED_STEPS
-    step_tokens = slots * batch_sequences * architecture.context_tokens
+    step_tokens = slots * config.batch_sequences * architecture.context_tokens
     return step_tokens * architecture.training_flops_per_token / step_s

@@ -1,7 +1,7 @@
 """A stack: same-shaped trials trained as one batched model, each with its own everything.
 
-The filled slots are the first rows of the stack's tensors, so a step computes filled slots only and a freed
-slot costs nothing. One trial alone is the ordinary case of the same code.
+The filled slots are the first rows of the stack's tensors, so a freed slot costs nothing on a CPU, where rows
+are computed one by one. One trial alone is the ordinary case of the same code.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +17,13 @@ import torch
 from torch import Tensor
 
 from trials import checkpoint, model
-from trials.architecture import Architecture
 from trials.checkpoint import CheckpointError, Trunk
-from trials.data import training_batch
-from trials.optimizer import Rates, adamw_
-from trials.schedule import learning_rate_factor
-from trials.trial import Assignment, Measurement, Outcome
+from trials.data import expected_unique_tokens, training_batch
+from trials.program import Captured, Program, Shape, State
+from trials.rates import NUMBERS, Numbers, idle_numbers, step_numbers
+from trials.stability import START_RATIO, LossTrace
+from trials.trial import Assignment, Measurement, Outcome, TrialConfig
 from trials.validation import HeldOut
-
-DIVERGED_LOSS_RATIO = 1.25  # a training loss this far above its start does not come back
-DIVERGED_STEPS = 16  # averaged over, as one small batch of odd text is no divergence
 
 
 @dataclass
@@ -34,134 +32,217 @@ class Slot:
 
     assignment: Assignment
     tokens: int
+    steps: int
+    trace: LossTrace
     start_tokens: int
-    start_loss: float  # training loss of the trial's first step; NaN before it
     admitted_s: float
-    threads: int
+    note: str = ""  # what had to be worked around at admission
     trunk: Trunk | None = None  # the rung's checkpoint, once the branch has left it
     raw_loss: float = math.nan
+    update_ratio: float = math.nan
     losses: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
     neighbours: int = 1
 
     @property
+    def config(self) -> TrialConfig:
+        return self.assignment.config
+
+    @property
     def branch_tokens(self) -> int:
-        return self.assignment.config.branch_tokens(self.assignment.rung_tokens)
+        return self.config.branch_tokens(self.assignment.rung_tokens)
 
     @property
-    def learning_rate(self) -> float:
-        """The rate of the next step, taken at the step's middle."""
-        config = self.assignment.config
-        middle = self.tokens + config.step_tokens / 2
-        return config.learning_rate * learning_rate_factor(
-            middle, config.warmup_tokens, self.branch_tokens, self.assignment.rung_tokens
-        )
+    def numbers(self) -> Numbers:
+        """What the next step needs, `(NUMBERS,)`."""
+        return step_numbers(self.config, self.tokens, self.assignment.rung_tokens, self.steps + 1)
 
     @property
-    def done(self) -> bool:
-        """Whether the trial has something to report."""
-        return self.tokens >= self.assignment.rung_tokens or bool(self.diverged)
+    def reached(self) -> bool:
+        """Whether the trial is at its rung."""
+        return self.tokens >= self.assignment.rung_tokens
 
     @property
-    def diverged(self) -> str:
+    def divergence(self) -> str:
         """Why the trial has diverged, or nothing."""
-        recent = self.losses[-DIVERGED_STEPS:]
-        mean = sum(recent) / len(recent) if recent else 0.0
-        full = len(recent) == DIVERGED_STEPS
-        if math.isfinite(mean) and not (full and mean > DIVERGED_LOSS_RATIO * self.start_loss):
-            return ""
-        return f"training loss {mean:.4g} at {self.tokens} tokens, {self.start_loss:.4g} at the start"
+        why = self.trace.divergence(self.tokens >= self.config.warmup_tokens)
+        return f"{why}, at {self.tokens} tokens" if why else ""
+
+
+@dataclass(frozen=True)
+class Parked:
+    """A trial taken out of a stack in mid-segment, to go on elsewhere as if nothing had been."""
+
+    slot: Slot
+    rows: dict[str, np.ndarray]
 
 
 class Stack:
-    """Up to `slots` trials of one shape and batch, trained together."""
+    """Up to `slots` trials of one shape, trained together."""
 
-    def __init__(self, architecture: Architecture, slots: int, train_tokens: np.ndarray, held_out: HeldOut) -> None:
-        self.architecture = architecture
+    def __init__(self, shape: Shape, slots: int, program: Program, train_tokens: np.ndarray, held_out: HeldOut) -> None:
+        self.shape = shape
         self.slots: list[Slot] = []
+        self._capacity = slots
+        self._program = program
         self._train_tokens = train_tokens
         self._held_out = held_out
-        self._decayed = model.decay_mask(architecture)
-        self._tensors = {name: torch.zeros(slots, architecture.params_total) for name in checkpoint.TENSORS}
+        self._group = program.engine.group(slots)
+        self._device = torch.device(program.engine.device)
+        size = shape.architecture.params_total
+        self._state = State(*(torch.zeros(slots, size, device=self._device) for _ in checkpoint.TENSORS))
+        self._captured: Captured | None = None
+        self._pending: list[tuple[list[Slot], Tensor, Tensor]] = []  # losses and norms still on the device
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.slots) >= self._capacity
 
     def admit(self, assignment: Assignment) -> None:
-        """Puts a trial into the first free slot, from its checkpoint or its initial weights.
+        """Puts a trial into the first free slot, from its newest usable checkpoint or its initial weights."""
+        trunk, note = _start(assignment)
+        slot = Slot(assignment, trunk.tokens, trunk.steps, trunk.trace, trunk.tokens, time.monotonic(), note)
+        self.unpark(Parked(slot, dict(trunk.tensors)))
 
-        Raises:
-            CheckpointError: the checkpoint named in the assignment cannot be used.
-        """
-        trunk, start_loss = _start(assignment)
-        for name, tensor in self._tensors.items():
-            tensor[len(self.slots)] = torch.from_numpy(trunk.tensors[name])
-        self.slots.append(
-            Slot(assignment, trunk.tokens, trunk.tokens, start_loss, time.monotonic(), torch.get_num_threads())
-        )
+    def unpark(self, parked: Parked) -> None:
+        """Puts a parked trial into the first free slot."""
+        assert not self.is_full
+        for name, tensor in self._state.tensors().items():
+            tensor[len(self.slots)] = torch.from_numpy(parked.rows[name])
+        self.slots.append(parked.slot)
+
+    def park(self) -> list[Parked]:
+        """Empties the stack; its trials can go on elsewhere."""
+        self.settle()
+        parked = [Parked(slot, self._copy(row)) for row, slot in enumerate(self.slots)]
+        self.slots = []
+        return parked
 
     def step(self) -> None:
         """One optimizer step of every trial; a trial at its branch point leaves its trunk behind first."""
         for row, slot in enumerate(self.slots):
             if slot.trunk is None and slot.tokens >= slot.branch_tokens:
-                slot.raw_loss = self._held_out.loss(self._row("weights", row), self.architecture)
-                slot.trunk = Trunk(slot.tokens, {name: _copy(tensor[row]) for name, tensor in self._tensors.items()})
-        filled = len(self.slots)
-        weights = self._tensors["weights"][:filled].requires_grad_()
-        losses = model.losses(weights, self._batch(), self.architecture)
-        (gradients,) = torch.autograd.grad(losses.sum(), weights)
-        with torch.no_grad():
-            mean, square = self._tensors["mean"][:filled], self._tensors["square"][:filled]
-            norms = adamw_(weights.detach(), gradients, mean, square, self._rates(), self._decayed)
-        for slot, loss, norm in zip(self.slots, losses.tolist(), norms.tolist(), strict=True):
-            slot.start_loss = loss if math.isnan(slot.start_loss) else slot.start_loss
-            slot.losses.append(loss)
-            slot.norms.append(norm)
-            slot.tokens += slot.assignment.config.step_tokens
-            slot.neighbours = max(slot.neighbours, filled)
+                self._leave_trunk(row, slot)
+        for start in range(0, len(self.slots), self._group):
+            slots = self.slots[start : start + self._group]
+            self._pending.append((slots, *self._compute(start, slots)))
+            for row, slot in enumerate(slots, start):
+                self._advance(row, slot)
+
+    def _advance(self, row: int, slot: Slot) -> None:
+        """Counts a step as soon as it is computed, so that one that fails further down does not repeat it."""
+        slot.tokens += slot.config.batch_sequences_at(slot.tokens) * self.shape.architecture.context_tokens
+        slot.steps += 1
+        slot.neighbours = max(slot.neighbours, len(self.slots))
+        if slot.trunk is not None and math.isnan(slot.update_ratio):
+            slot.update_ratio = self._update_ratio(row, slot.trunk)
+
+    def settle(self) -> None:
+        """Reads what the steps have left on the device: the only place that waits for it."""
+        for slots, cross_entropy, norms in self._pending:
+            for slot, loss, norm in zip(slots, cross_entropy.tolist(), norms.tolist(), strict=False):
+                slot.trace = slot.trace.add(loss)
+                slot.losses.append(loss)
+                slot.norms.append(norm)
+        self._pending = []
 
     @property
-    def measurable(self) -> bool:
-        """Whether a trial has reached its rung, or diverged on the way."""
-        return any(slot.done for slot in self.slots)
+    def reached(self) -> bool:
+        """Whether a trial has reached its rung; costs nothing to ask."""
+        return any(slot.reached for slot in self.slots)
 
     def measure(self) -> list[tuple[Assignment, Measurement]]:
-        """Measures, saves and evicts the trials that are done."""
-        measured = [(slot.assignment, self._measure(row)) for row, slot in enumerate(self.slots) if slot.done]
+        """Measures, saves and evicts the trials that are at their rung or have diverged on the way."""
+        self.settle()
+        done = [row for row, slot in enumerate(self.slots) if slot.reached or slot.divergence]
+        measured = [(self.slots[row].assignment, self._measure(row)) for row in done]
         for assignment, _ in measured:
             self.evict(assignment)
         return measured
 
     def evict(self, assignment: Assignment) -> None:
         """Frees the slot of a segment; the last filled row moves into it, so filled rows stay together."""
+        self.settle()
         # By identity: a trial that was released and asked for again has two slots for a moment.
         row = next(row for row, slot in enumerate(self.slots) if slot.assignment is assignment)
         last = self.slots.pop()
+        for tensor in self._state.tensors().values():
+            if row < len(self.slots):
+                tensor[row] = tensor[len(self.slots)]
+            tensor[len(self.slots)] = 0.0  # an idle row of a group is computed too: no NaN is left in it
         if row < len(self.slots):
             self.slots[row] = last
-            for tensor in self._tensors.values():
-                tensor[row] = tensor[len(self.slots)]
+
+    def _compute(self, start: int, slots: list[Slot]) -> tuple[Tensor, Tensor]:
+        """One step of a group of rows: losses and gradient norms.
+
+        A group is padded with idle rows, so that it has one size and its bits do not depend on how full it is.
+        """
+        tokens, share, numbers = self._inputs(slots)
+        state = self._state.rows(start, start + self._group)
+        if self._device.type == "cuda" and self._program.engine.compiled:
+            self._captured = self._captured or Captured(self._program, state, tokens, share, numbers)
+            return self._captured(tokens, share, numbers)
+        return self._program.step(state, tokens, share, numbers)
+
+    def _inputs(self, slots: list[Slot]) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens `(G, B, T + 1)`, shares `(G, B)` and numbers `(G, NUMBERS)` of a group's next step."""
+        B, T = self.shape.batch_sequences, self.shape.architecture.context_tokens
+        tokens = np.zeros((self._group, B, T + 1), dtype=np.int64)
+        share = np.zeros((self._group, B), dtype=np.float32)
+        numbers = np.tile(idle_numbers(), (self._group, 1))
+        for row, slot in enumerate(slots):
+            sequences = slot.config.batch_sequences_at(slot.tokens)
+            tokens[row, :sequences] = training_batch(self._train_tokens, slot.config.seed, slot.steps, sequences, T)
+            share[row, :sequences] = 1 / sequences
+            numbers[row] = slot.numbers
+        return self._moved(tokens), self._moved(share), self._moved(numbers.astype(np.float32))
+
+    def _moved(self, array: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(array)
+        return tensor if self._device.type == "cpu" else tensor.pin_memory().to(self._device, non_blocking=True)
+
+    def _leave_trunk(self, row: int, slot: Slot) -> None:
+        self.settle()
+        slot.raw_loss = self._held_out.loss(self._program, self._weights(row), self._knobs(slot))
+        slot.trunk = Trunk(slot.tokens, slot.steps, slot.trace, self._copy(row))
+
+    def _update_ratio(self, row: int, before: Trunk) -> float:
+        """Norm of the branch's first update over that of the weights it was made to."""
+        weights = torch.from_numpy(before.tensors["weights"])
+        change = self._state.weights[row].cpu() - weights
+        return float(change.norm() / weights.norm())
 
     def _measure(self, row: int) -> Measurement:
         slot = self.slots[row]
-        weights = self._row("weights", row)
-        if slot.diverged:
-            return self._measurement(slot, Outcome.DIVERGED, slot.diverged)
-        loss = self._held_out.loss(weights, self.architecture)
+        measure = partial(self._measurement, slot)
+        if slot.divergence:
+            return measure(Outcome.DIVERGED, slot.divergence)
+        weights, knobs = self._weights(row), self._knobs(slot)
+        loss = self._held_out.loss(self._program, weights, knobs)
         # Written so that NaN, which compares false, counts as diverged.
-        if not loss <= DIVERGED_LOSS_RATIO * slot.start_loss:
-            message = f"validation loss {loss:.4g}, {slot.start_loss:.4g} at the start"
-            return self._measurement(slot, Outcome.DIVERGED, message)
+        if not loss <= START_RATIO * slot.trace.start:
+            return measure(Outcome.DIVERGED, f"validation loss {loss:.4g}, {slot.trace.start:.4g} at the start")
         assert slot.trunk is not None, "a trial reaches its rung through its branch"
-        far_loss = self._held_out.far_loss(weights, self.architecture)
-        measurement = self._measurement(slot, Outcome.MEASURED, "", loss, far_loss)
-        checkpoint.save(Path(slot.assignment.save_to), slot.trunk, measurement, slot.start_loss)
+        far_loss = self._held_out.far_loss(self._program, weights, knobs)
+        attention = self._held_out.max_attention_logit(self._program, weights, knobs)
+        measurement = measure(Outcome.MEASURED, slot.note, loss, far_loss, attention)
+        checkpoint.save(Path(slot.assignment.save_to), slot.trunk, measurement)
         return measurement
 
     def _measurement(
-        self, slot: Slot, outcome: Outcome, message: str, loss: float = 0.0, far_loss: float = 0.0
+        self,
+        slot: Slot,
+        outcome: Outcome,
+        message: str,
+        loss: float = 0.0,
+        far_loss: float = 0.0,
+        attention: float = 0.0,
     ) -> Measurement:
-        measured = outcome is Outcome.MEASURED
-        config = slot.assignment.config
+        measured, config, engine = outcome is Outcome.MEASURED, slot.config, self._program.engine
         branch_steps = max(1, (slot.tokens - slot.branch_tokens) // config.step_tokens)
         leaves_trunk = min(slot.tokens, slot.branch_tokens)
+        context_tokens = self.shape.architecture.context_tokens
         return Measurement(
             trial_id=slot.assignment.trial_id,
             tokens=slot.assignment.rung_tokens,
@@ -172,62 +253,45 @@ class Stack:
             far_loss=far_loss,
             train_loss=float(np.mean(slot.losses[-branch_steps:])) if measured else 0.0,
             gradient_norm=float(np.mean(slot.norms)) if measured else 0.0,
+            update_ratio=slot.update_ratio if measured else 0.0,
+            max_attention_logit=attention,
+            spikes=slot.trace.spikes,
+            unique_tokens=expected_unique_tokens(len(self._train_tokens), slot.tokens, context_tokens),
             flops=config.segment_flops(slot.start_tokens, leaves_trunk),
             anneal_flops=config.segment_flops(leaves_trunk, slot.tokens),
             checkpoint=slot.assignment.save_to if measured else "",
             slots=slot.neighbours,
-            threads=slot.threads,
+            group=self._group,
+            precision=str(engine.precision),
+            compiled=engine.compiled,
+            device=engine.device,
+            threads=torch.get_num_threads(),
             seconds=time.monotonic() - slot.admitted_s,
         )
 
-    def _row(self, name: str, row: int) -> Tensor:
-        return self._tensors[name][row : row + 1].detach()
+    def _weights(self, row: int) -> Tensor:
+        return self._state.weights[row : row + 1]
 
-    def _batch(self) -> Tensor:
-        """`(K, B, T + 1)`: each trial's own next sequences."""
-        batches = [
-            training_batch(
-                self._train_tokens,
-                slot.assignment.config.seed,
-                slot.tokens // slot.assignment.config.step_tokens,
-                slot.assignment.config.batch_sequences,
-                self.architecture.context_tokens,
-            )
-            for slot in self.slots
-        ]
-        return torch.from_numpy(np.stack(batches))
+    def _knobs(self, slot: Slot) -> Tensor:
+        """`(1, NUMBERS)`, for a forward pass."""
+        numbers = torch.from_numpy(slot.numbers.astype(np.float32)).view(1, NUMBERS)
+        return numbers.to(self._device)
 
-    def _rates(self) -> Rates:
-        configs = [slot.assignment.config for slot in self.slots]
-        return Rates(
-            learning_rate=_column([slot.learning_rate for slot in self.slots]),
-            weight_decay=_column([config.weight_decay for config in configs]),
-            beta1=_column([config.beta1 for config in configs]),
-            beta2=_column([config.beta2 for config in configs]),
-            eps=_column([config.eps for config in configs]),
-            gradient_clip=_column([config.gradient_clip for config in configs]),
-            step=_column([slot.tokens // slot.assignment.config.step_tokens + 1 for slot in self.slots]),
-        )
+    def _copy(self, row: int) -> dict[str, np.ndarray]:
+        return {name: tensor[row].cpu().numpy().copy() for name, tensor in self._state.tensors().items()}
 
 
-def _column(values: list[float]) -> Tensor:
-    """One number a trial -> `(K, 1)`."""
-    return torch.tensor(values, dtype=torch.float32).unsqueeze(1)
-
-
-def _start(assignment: Assignment) -> tuple[Trunk, float]:
-    """Where a segment starts from, and the loss at the trial's start: NaN before its first step."""
-    config, file = assignment.config, assignment.resume_from
-    if not file:
-        weights = model.initial_weights(config.architecture, config.seed).numpy()
-        zeros = np.zeros_like(weights)
-        return Trunk(0, {"weights": weights, "mean": zeros, "square": zeros}), math.nan
-    trunk, start_loss = checkpoint.load(Path(file), config.architecture.params_total)
-    branch_tokens = config.branch_tokens(assignment.rung_tokens)
-    if trunk.tokens > branch_tokens:
-        raise CheckpointError(f"{file}: at {trunk.tokens} tokens, past the rung's branch point {branch_tokens}")
-    return trunk, start_loss
-
-
-def _copy(row: Tensor) -> np.ndarray:
-    return row.detach().numpy().copy()
+def _start(assignment: Assignment) -> tuple[Trunk, str]:
+    """Where a segment starts from, and a note where that is not the newest checkpoint."""
+    config, notes = assignment.config, list[str]()
+    for file in assignment.resume_from:
+        try:
+            trunk = checkpoint.load(Path(file), config.architecture.params_total)
+            if trunk.tokens <= config.branch_tokens(assignment.rung_tokens):
+                return trunk, "; ".join(notes)
+            notes.append(f"{file}: at {trunk.tokens} tokens, past the rung's branch point")
+        except CheckpointError as error:
+            notes.append(str(error))
+    weights = model.initial_weights(config.architecture, config.parametrization, config.init_std, config.seed).numpy()
+    zeros = np.zeros_like(weights)
+    return Trunk(0, 0, LossTrace(), {"weights": weights, "mean": zeros, "square": zeros}), "; ".join(notes)

@@ -6,8 +6,16 @@ from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any, Self
 
-from trials.architecture import Architecture
-from trials.schedule import branch_tokens
+from trials.architecture import Architecture, Kind
+from trials.parametrization import OptimizerKind, Parametrization, Rule
+from trials.schedule import Decay, batch_sequences_at, branch_tokens, learning_rate_factor
+
+
+class DecayConvention(StrEnum):
+    """What weight decay is multiplied by at each step."""
+
+    COUPLED = "coupled"  # the learning rate, as in torch.optim.AdamW
+    INDEPENDENT = "independent"  # the schedule alone: Wortsman et al. 2023 (arXiv 2309.14322), section 3.2.2
 
 
 @dataclass(frozen=True)
@@ -15,25 +23,53 @@ class TrialConfig:
     """Everything that fixes a trial's losses, the seed included; complete, so nothing is left to a default."""
 
     architecture: Architecture
-    batch_sequences: int
-    learning_rate: float  # peak
+    parametrization: Parametrization
+    optimizer: OptimizerKind
+    batch_sequences: int  # full, after the ramp
+    batch_start_sequences: int  # at the start of the ramp
+    batch_ramp_tokens: int  # 0: the full batch from the start
+    learning_rate: float  # peak, of the base shape
+    embedding_rate_ratio: float  # of the role's rate to the learning rate; positions go with the embedding
+    unembedding_rate_ratio: float  # where embeddings are not tied
+    hidden_rate_ratio: float  # matrices of the blocks; with Muon the ratio of its rate to AdamW's
+    vector_rate_ratio: float  # gains, shifts and biases
     warmup_tokens: int
+    decay: Decay
     decay_share: float  # share of a rung that its anneal branch decays over
-    weight_decay: float  # multiplied by the learning rate, as in torch.optim.AdamW
+    decay_floor: float  # what is left of the peak at the end
+    weight_decay: float
+    weight_decay_convention: DecayConvention
     beta1: float
     beta2: float
     eps: float
+    muon_momentum: float
     gradient_clip: float  # largest gradient norm
+    init_std: float  # of the matrices, before their scales
+    embedding_multiplier: float
+    output_multiplier: float
+    z_loss: float  # weight of the squared log normaliser; 0 for none
+    logit_softcap: float  # logits stay within +- this; 0 for none
     seed: int  # fixes initial weights (per shape) and data order: trials of one seed are paired
 
     @property
     def step_tokens(self) -> int:
-        """Tokens of one optimizer step."""
+        """Tokens of one optimizer step at the full batch."""
         return self.batch_sequences * self.architecture.context_tokens
+
+    def batch_sequences_at(self, tokens: int) -> int:
+        """Sequences of the step that starts at `tokens`."""
+        context_tokens = self.architecture.context_tokens
+        full, start, ramp_tokens = self.batch_sequences, self.batch_start_sequences, self.batch_ramp_tokens
+        return batch_sequences_at(tokens, full, start, ramp_tokens, context_tokens)
 
     def branch_tokens(self, rung_tokens: int) -> int:
         """Where the branch of a rung leaves the trunk."""
         return branch_tokens(rung_tokens, self.decay_share, self.step_tokens)
+
+    def schedule(self, tokens: float, rung_tokens: int) -> float:
+        """Multiplier of the peak rate at `tokens` on the way to a rung."""
+        start_tokens = self.branch_tokens(rung_tokens)
+        return learning_rate_factor(tokens, self.warmup_tokens, start_tokens, rung_tokens, self.decay, self.decay_floor)
 
     def segment_flops(self, from_tokens: int, rung_tokens: int) -> int:
         """Training FLOPs from a trunk checkpoint at `from_tokens` to the end of the rung's branch."""
@@ -44,7 +80,15 @@ class TrialConfig:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        return cls(**{**data, "architecture": Architecture(**data["architecture"])})
+        shape, rule = data["architecture"], data["parametrization"]
+        named = {
+            "architecture": Architecture(**{**shape, "kind": Kind(shape["kind"])}),
+            "parametrization": Parametrization(**{**rule, "rule": Rule(rule["rule"])}),
+            "optimizer": OptimizerKind(data["optimizer"]),
+            "decay": Decay(data["decay"]),
+            "weight_decay_convention": DecayConvention(data["weight_decay_convention"]),
+        }
+        return cls(**{**data, **named})
 
 
 @dataclass(frozen=True)
@@ -54,7 +98,7 @@ class Assignment:
     trial_id: str
     config: TrialConfig
     rung_tokens: int
-    resume_from: str  # checkpoint file of the trunk; "" for the initial weights
+    resume_from: tuple[str, ...]  # checkpoint files of the trunk, newest first; none: the initial weights
     save_to: str  # checkpoint file to write; where it exists already, the segment is done
 
     def to_dict(self) -> dict[str, Any]:
@@ -62,7 +106,8 @@ class Assignment:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        return cls(**{**data, "config": TrialConfig.from_dict(data["config"])})
+        config, files = TrialConfig.from_dict(data["config"]), tuple(data["resume_from"])
+        return cls(**{**data, "config": config, "resume_from": files})
 
 
 class Outcome(StrEnum):
@@ -80,16 +125,24 @@ class Measurement:
     trial_id: str
     tokens: int  # the rung
     outcome: Outcome
-    message: str  # why, where the outcome is not MEASURED
+    message: str  # why, where the outcome is not MEASURED; else what had to be worked around
     loss: float  # validation loss at the end of the anneal branch: what rungs are judged by
     raw_loss: float  # validation loss of the trunk at the branch point
     far_loss: float  # loss on text of another kind; reported, never ranked by
     train_loss: float  # mean over the branch
     gradient_norm: float  # mean over the segment, before the clip
+    update_ratio: float  # norm of the branch's first update over the norm of the weights
+    max_attention_logit: float  # on held-out text, at the end of the branch
+    spikes: int  # steps of the segment whose loss leapt above those before
+    unique_tokens: int  # of the corpus that the trial has seen, expected
     flops: int  # training FLOPs of the trunk in this segment
     anneal_flops: int  # training FLOPs of the branch
     checkpoint: str  # file of the trunk at the branch point; "" where the outcome is not MEASURED
     slots: int  # most trials that shared a step with this one
+    group: int  # trials computed together: with precision, compiled and threads it fixes the bits
+    precision: str
+    compiled: bool
+    device: str
     threads: int
     seconds: float  # wall time from admission to measurement
 
@@ -103,8 +156,7 @@ class Measurement:
     @classmethod
     def fault(cls, assignment: Assignment, outcome: Outcome, message: str) -> Self:
         """A segment that ended without a loss."""
-        zeros: dict[str, Any] = {
-            field.name: 0 if field.type == "int" else 0.0 for field in fields(cls) if field.type in ("int", "float")
-        }
-        named = {"trial_id": assignment.trial_id, "tokens": assignment.rung_tokens, "checkpoint": ""}
+        empty: dict[str, Any] = {"int": 0, "float": 0.0, "str": "", "bool": False}
+        zeros = {field.name: empty[str(field.type)] for field in fields(cls) if field.type in empty}
+        named = {"trial_id": assignment.trial_id, "tokens": assignment.rung_tokens}
         return cls(**{**zeros, **named, "outcome": outcome, "message": message})

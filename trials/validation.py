@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trials import model
-from trials.architecture import Architecture
+from trials.program import Program
 
 CHUNK_SEQUENCES = 64  # sequences of one forward pass; bounds the memory of the logits
+ATTENTION_SEQUENCES = 8  # that the largest attention logit is looked for in
 
 
 @dataclass(frozen=True)
@@ -21,17 +21,20 @@ class HeldOut:
     validation: Tensor
     far_validation: Tensor
 
-    def loss(self, weights: Tensor, architecture: Architecture) -> float:
+    def loss(self, program: Program, weights: Tensor, numbers: Tensor) -> float:
         """Validation loss of one trial's weights `(1, P)`, nats a token."""
-        return _mean_loss(weights, self.validation, architecture)
+        return _mean_loss(program, weights, numbers, self.validation)
 
-    def far_loss(self, weights: Tensor, architecture: Architecture) -> float:
+    def far_loss(self, program: Program, weights: Tensor, numbers: Tensor) -> float:
         """The same on text of another kind."""
-        return _mean_loss(weights, self.far_validation, architecture)
+        return _mean_loss(program, weights, numbers, self.far_validation)
+
+    def max_attention_logit(self, program: Program, weights: Tensor, numbers: Tensor) -> float:
+        """The largest attention logit of one trial's weights `(1, P)`."""
+        return program.max_attention_logit(weights, self.validation[:ATTENTION_SEQUENCES], numbers)
 
 
-def _mean_loss(weights: Tensor, sequences: Tensor, architecture: Architecture) -> float:
-    with torch.inference_mode():
-        chunks = torch.split(sequences, CHUNK_SEQUENCES)
-        losses = [model.losses(weights, chunk.unsqueeze(0), architecture).item() for chunk in chunks]
+def _mean_loss(program: Program, weights: Tensor, numbers: Tensor, sequences: Tensor) -> float:
+    chunks = torch.split(sequences, CHUNK_SEQUENCES)
+    losses = [program.loss(weights, chunk, numbers) for chunk in chunks]
     return math.fsum(loss * len(chunk) for loss, chunk in zip(losses, chunks, strict=True)) / len(sequences)

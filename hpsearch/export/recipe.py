@@ -7,67 +7,52 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from typing import Any
 
 import yaml
 
+from hpsearch.plan import run_config
 from hpsearch.state import SearchState
 from hpsearch.targets import ResolvedTarget
 from hpsearch.transfer.recommend import Recommendation
 from search_spaces.errors import UserError
+from trials.architecture import NORM_EPS, ROTARY_BASE, Architecture, Kind
+from trials.parametrization import OptimizerKind
+from trials.roles import MUON_RMS, NEWTON_SCHULZ, NEWTON_SCHULZ_STEPS, RoleNumbers, role_numbers
+from trials.schedule import branch_tokens
+from trials.trial import DecayConvention, TrialConfig
 
-FORMAT = "hpsearch-recipe/1"
+FORMAT = "hpsearch-recipe/2"
+MUON = {
+    "nesterov": True,
+    "update_rms": MUON_RMS,
+    "newton_schulz": list(NEWTON_SCHULZ),
+    "newton_schulz_steps": NEWTON_SCHULZ_STEPS,
+}
 DIGITS = 6  # of a recommended value: more would only show the sampling of its interval
 
 
 def recipe(state: SearchState, target: ResolvedTarget, recommendation: Recommendation) -> dict[str, Any]:
     """The recipe as plain data, in the order in which it is read."""
+    spec = state.spec
     value = {name: recommended.value for name, recommended in recommendation.parameters.items()}
-    batch_sequences = max(1, round(value["batch_sequences"]))
-    batch_tokens = batch_sequences * state.spec.context_tokens
-    shape = target.architecture
-    total_tokens = _whole_steps(target.tokens, batch_tokens)
+    batch_tokens = max(1, round(value["batch_sequences"])) * spec.context_tokens
+    total_tokens = max(1, round(target.tokens / batch_tokens)) * batch_tokens
+    config = run_config(spec, target.architecture, total_tokens, value, spec.seed)
     return {
         "format": FORMAT,
-        "search": state.spec.name,
+        "search": spec.name,
         "target": target.name,
-        "architecture": {
-            "kind": "gpt",
-            "width": shape.width,
-            "depth": shape.depth,
-            "heads": shape.heads,
-            "feed_forward_width": 4 * shape.width,
-            "context_tokens": shape.context_tokens,
-            "vocabulary": shape.vocabulary,
-            "norm": "layer_norm_before",
-            "activation": "gelu_tanh",
-            "positions": "learned",
-            "tied_embeddings": True,
-            "init_std": 0.02,
-            "residual_init_std": _rounded(0.02 / math.sqrt(2 * shape.depth)),
-            "params": shape.params,
-            "params_total": shape.params_total,
-        },
-        "optimizer": {
-            "name": "adamw",
-            "learning_rate": _rounded(value["learning_rate"]),
-            "beta1": _rounded(value["beta1"]),
-            "beta2": _rounded(value["beta2"]),
-            "eps": _rounded(value["eps"]),
-            "weight_decay": _rounded(value["weight_decay"]),
-            "weight_decay_convention": "times the learning rate, matrices only",
-            "gradient_clip": _rounded(value["gradient_clip"]),
-        },
-        "schedule": {
-            "kind": "warmup_stable_decay",
-            "warmup_tokens": _whole_steps(value["warmup_fraction"] * total_tokens, batch_tokens),
-            "decay_tokens": _whole_steps(state.spec.decay_share * total_tokens, batch_tokens),
-            "total_tokens": total_tokens,
-            "decay": "linear_to_zero",
-        },
-        "batch": {"tokens": batch_tokens, "steps": total_tokens // batch_tokens},
+        "architecture": _architecture(config.architecture),
+        "parametrization": _parametrization(config),
+        "optimizer": _optimizer(config),
+        "roles": {str(role): _role(role_numbers(config)[role]) for role in config.architecture.roles},
+        "loss": {"z_loss": _rounded(config.z_loss), "logit_softcap": _rounded(config.logit_softcap)},
+        "schedule": _schedule(config, total_tokens, batch_tokens),
+        "batch": _batch(config, total_tokens, batch_tokens),
         "data": {"corpus_id": state.opened.corpus_id, "tokenizer_id": state.opened.tokenizer_id},
-        "seed": state.spec.seed,
+        "seed": spec.seed,
         "evidence": _evidence(state, recommendation),
     }
 
@@ -93,6 +78,91 @@ def export(
         raise UserError(f"{state.spec.name}: --target {target.name}: refused: {recommendation.refused}")
     data = recipe(state, target, recommendation)
     return to_yaml(data) if form == "yaml" else to_json(data)
+
+
+def _architecture(shape: Architecture) -> dict[str, Any]:
+    """The shape with its parts in words."""
+    is_gpt = shape.kind is Kind.GPT
+    return {
+        **asdict(shape),
+        "kind": str(shape.kind),
+        "norm": f"{'layer' if is_gpt else 'rms'}_norm_{'after' if shape.post_norm else 'before'}",
+        "norm_eps": NORM_EPS,
+        "activation": "gelu_tanh" if is_gpt else "swiglu",
+        "attention": "dense" if shape.band_tokens >= shape.context_tokens else "dense, banded, dense, banded, ...",
+        "positions": "learned" if is_gpt else "rotary",
+        **({} if is_gpt else {"rotary_base": ROTARY_BASE}),
+        "biases": is_gpt,
+        "tied_embeddings": is_gpt,
+        "params": shape.params,
+        "params_total": shape.params_total,
+    }
+
+
+def _parametrization(config: TrialConfig) -> dict[str, Any]:
+    """The rule with its base, and what the forward pass is multiplied by in the end."""
+    rule, multipliers = config.parametrization, config.parametrization.multipliers(config.architecture)
+    return {
+        **asdict(rule),
+        "rule": str(rule.rule),
+        "multipliers": {
+            "embedding": _rounded(config.embedding_multiplier),
+            "output": _rounded(config.output_multiplier * multipliers.logits),
+            "residual": _rounded(multipliers.residual),
+            "attention": _rounded(multipliers.attention),
+        },
+    }
+
+
+def _optimizer(config: TrialConfig) -> dict[str, Any]:
+    """The numbers of the base shape, for a trainer that scales them itself; `roles` has the final ones."""
+    muon = {"muon_momentum": _rounded(config.muon_momentum), **MUON}
+    coupled = config.weight_decay_convention is DecayConvention.COUPLED
+    return {
+        "name": str(config.optimizer),
+        "learning_rate": _rounded(config.learning_rate),
+        "beta1": _rounded(config.beta1),
+        "beta2": _rounded(config.beta2),
+        "eps": _rounded(config.eps),
+        **(muon if config.optimizer is OptimizerKind.MUON else {}),
+        "weight_decay": _rounded(config.weight_decay),
+        "weight_decay_convention": str(config.weight_decay_convention),
+        "weight_decay_times": "the role's rate, scheduled" if coupled else "the schedule alone, from 0 to 1",
+        "gradient_clip": _rounded(config.gradient_clip),
+        "init_std": _rounded(config.init_std),
+    }
+
+
+def _role(numbers: RoleNumbers) -> dict[str, Any]:
+    return {
+        "update": str(numbers.update),
+        "learning_rate": _rounded(numbers.learning_rate),
+        "init_std": _rounded(numbers.init_std),
+        "eps": _rounded(numbers.eps),
+        "weight_decay": _rounded(numbers.weight_decay),
+    }
+
+
+def _schedule(config: TrialConfig, total_tokens: int, batch_tokens: int) -> dict[str, Any]:
+    """On whole steps; a decay over all of the run begins where the warmup ends."""
+    warmup_tokens = round(config.warmup_tokens / batch_tokens) * batch_tokens
+    decay_start_tokens = max(branch_tokens(total_tokens, config.decay_share, batch_tokens), warmup_tokens)
+    return {
+        "kind": "warmup_stable_decay",
+        "warmup_tokens": warmup_tokens,
+        "decay_tokens": total_tokens - decay_start_tokens,
+        "total_tokens": total_tokens,
+        "decay": str(config.decay),
+        "decay_floor": _rounded(config.decay_floor),
+    }
+
+
+def _batch(config: TrialConfig, total_tokens: int, batch_tokens: int) -> dict[str, Any]:
+    """The full batch; with a ramp it grows linearly, a step at a time, and the number of steps follows from it."""
+    if not config.batch_ramp_tokens:
+        return {"tokens": batch_tokens, "steps": total_tokens // batch_tokens}
+    start_tokens = config.batch_start_sequences * batch_tokens // config.batch_sequences
+    return {"tokens": batch_tokens, "start_tokens": start_tokens, "ramp_tokens": config.batch_ramp_tokens}
 
 
 def _evidence(state: SearchState, recommendation: Recommendation) -> dict[str, Any]:
@@ -126,10 +196,6 @@ def _evidence(state: SearchState, recommendation: Recommendation) -> dict[str, A
 
 def _rounded(value: float) -> float:
     return float(f"{value:.{DIGITS}g}")
-
-
-def _whole_steps(tokens: float, batch_tokens: int) -> int:
-    return max(1, round(tokens / batch_tokens)) * batch_tokens
 
 
 class _Dumper(yaml.SafeDumper):

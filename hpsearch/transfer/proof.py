@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hpsearch.conditions import active_values
 from hpsearch.events import Predicted, Role, TrialState
 from hpsearch.plan import PROOF, architecture, rung_tokens, smallest_batch
 from hpsearch.spec import Spec
@@ -64,12 +65,13 @@ def predict(state: SearchState) -> Predicted:
     params, tokens = _setting(state)
     estimates = surface.optimum(params, tokens)
     probed = probed_parameter(state.spec).name
-    values = {
+    best = {
         parameter.name: estimates[parameter.name].value
         if parameter.name == probed
         else parameter.nearest(estimates[parameter.name].value)
         for parameter in state.spec.parameters
     }
+    values = active_values(state.spec.space, best)
     return Predicted(
         values=values,
         low80={name: estimate.low80 for name, estimate in estimates.items()},
@@ -143,7 +145,7 @@ def _moved(state: SearchState, octaves: float) -> dict[str, float]:
     parameter = probed_parameter(state.spec)
     value = state.prediction.values[parameter.name]
     moved = value if octaves == 0 else parameter.value(parameter.coordinate(value) + octaves)
-    return {**state.prediction.values, parameter.name: moved}
+    return active_values(state.spec.space, {**state.prediction.values, parameter.name: moved})
 
 
 def _offset(state: SearchState, values: dict[str, float]) -> float:

@@ -11,8 +11,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from hpsearch.domains import SEARCHABLE
+from hpsearch.conditions import active_values
 from hpsearch.events import TrialState
+from hpsearch.plan import architecture
 from hpsearch.state import SearchState
 from hpsearch.surface import Estimate, Surface
 from hpsearch.targets import ResolvedTarget
@@ -96,7 +97,7 @@ def recommend(state: SearchState, target: ResolvedTarget) -> Recommendation:
     surface = fit_search(state, proof=True)
     params, tokens = target.architecture.params, target.tokens
     estimates = surface.optimum(params, tokens)
-    searched = _searched(surface, state.spec.parameters, estimates, target)
+    searched = _searched(state, surface, estimates, target)
     values = {name: recommended.value for name, recommended in searched.items()}
     regret = surface.expected_regret(params, tokens, values)
     loss = surface.predict_loss(params, tokens, values)
@@ -130,15 +131,16 @@ def _held(surface: Surface, parameter: Parameter, value: float) -> float:
 
 
 def _searched(
-    surface: Surface,
-    parameters: tuple[Parameter, ...],
-    estimates: Mapping[str, Estimate],
-    target: ResolvedTarget,
+    state: SearchState, surface: Surface, estimates: Mapping[str, Estimate], target: ResolvedTarget
 ) -> dict[str, Recommended]:
+    parameters, space = state.spec.parameters, state.spec.space
+    best = {parameter.name: _held(surface, parameter, estimates[parameter.name].value) for parameter in parameters}
     recommended = {}
-    for parameter in parameters:
+    for parameter, value in zip(parameters, active_values(space, best).values(), strict=True):
+        if value != best[parameter.name]:
+            recommended[parameter.name] = _settled(value, f"off, as {_text(space[parameter.name].when)} does not hold")
+            continue
         estimate = estimates[parameter.name]
-        value = _held(surface, parameter, estimate.value)
         decided = decide(surface, parameter, value, target.architecture.params, target.tokens)
         recommended[parameter.name] = Recommended(
             value=value,
@@ -153,21 +155,29 @@ def _searched(
 
 def _fixed(state: SearchState) -> dict[str, Recommended]:
     """What the user fixed comes back as it was: the searched values hold beside it."""
-    fixed = [name for name in SEARCHABLE if name not in state.spec.space]
-    return {
-        name: Recommended(
-            value=value,
-            low80=value,
-            high80=value,
-            low95=value,
-            high95=value,
-            status=Status.FIXED,
-            reason="in the search file" if name in state.spec.fixed else "hpsearch's default, GPT-3's value",
-            damage=0.0,
-            damage_bound90=0.0,
-        )
-        for name, value in ((name, state.spec.value(name)) for name in fixed)
-    }
+    fixed = [name for name in state.spec.parameter_names if name not in state.spec.space]
+    reason = {name: "in the search file" if name in state.spec.fixed else "hpsearch's default" for name in fixed}
+    return {name: _settled(state.spec.value(name), reason[name]) for name in fixed}
+
+
+def _settled(value: float, reason: str) -> Recommended:
+    """A value that no trial was asked about."""
+    return Recommended(
+        value=value,
+        low80=value,
+        high80=value,
+        low95=value,
+        high95=value,
+        status=Status.FIXED,
+        reason=reason,
+        damage=0.0,
+        damage_bound90=0.0,
+    )
+
+
+def _text(condition: Mapping[str, tuple[float, ...]]) -> str:
+    """`qk_norm = 0 and beta2 = 0.95 or 0.99`"""
+    return " and ".join(f"{name} = {' or '.join(f'{v:g}' for v in allowed)}" for name, allowed in condition.items())
 
 
 def _evidence(state: SearchState, surface: Surface) -> Evidence:
@@ -232,6 +242,9 @@ def _warnings(
             f"batch: measured at {batch_tokens:,} tokens a step, {target.name} was trained with "
             f"{target.published_batch_tokens:,}; the learning rate holds for the measured one"
         )
+    unlike = target.unlike(architecture(state.spec, len(state.spec.ladder) - 1))
+    if unlike:
+        yield f"parts: {target.name} has {', '.join(unlike)}; give the search a model of these parts, or trust it less"
     if state.closed is None or not state.closed.complete:
         yield "the search is not complete; `hpsearch resume` first"
 

@@ -26,6 +26,7 @@ from hpsearch.state import SearchState
 from hpsearch.transfer.proof import fit_search
 from hpsearch.trials_table import read_state
 from trials.device import Device
+from trials.engine import choose_engine, free_bytes
 from trials.tokens import prepare
 from trials.trial import Assignment
 
@@ -39,7 +40,9 @@ def sweep(state: SearchState, rates: Floats, folder: Path) -> Floats:
     spec = state.spec
     cache = Path(os.environ.get("HPSEARCH_CACHE", platformdirs.user_cache_path("hpsearch")))
     tokens = prepare(corpus_source(spec), spec.text.vocabulary, cache, print)
-    device = Device(tokens, SLOTS, os.cpu_count() or 1, spec.text.validation_tokens)
+    engine = choose_engine(spec.device.precision, spec.device.compile)
+    threads = os.cpu_count() or 1
+    device = Device(tokens, SLOTS, threads, spec.text.validation_tokens, engine, free_bytes(engine))
     assert state.prediction is not None
 
     def loss(seed: int, rate: float) -> float:
@@ -47,7 +50,7 @@ def sweep(state: SearchState, rates: Floats, folder: Path) -> Floats:
         config = trial_config(spec, PROOF, {**state.prediction.values, "learning_rate": rate}, seed)
         rung = rung_tokens(spec, PROOF, config.batch_sequences)[-1]
         name = f"{seed}-{rate:.6g}"
-        measured = device.advance(Assignment(name, config, rung, "", str(folder / f"{name}.safetensors")))
+        measured = device.advance(Assignment(name, config, rung, (), str(folder / f"{name}.safetensors")))
         print(f"seed {seed} learning rate {rate:.3e}: {measured.outcome} {measured.loss:.4f}", flush=True)
         return measured.loss or float("inf")
 

@@ -33,6 +33,38 @@ SPEC: dict[str, Any] = {
     "repeats": 2,
     "target": {"width": 64, "depth": 2, "heads": 2, "tokens": 5e5},
 }
+# Every section that a search may have, with a value that is not its default.
+EVERYTHING: dict[str, Any] = {
+    **SPEC,
+    "model": {"kind": "llama", "head_size": 8, "heads_per_kv": 2, "feed_forward_ratio": 3.0},
+    "parametrization": {"rule": "mup", "base_width": 8, "base_depth": 2, "base_head_size": 4},
+    "optimizer": "muon",
+    "weight_decay_convention": "independent",
+    "schedule": {"decay": "cosine"},
+    "batch_ramp": {"start_sequences": 1, "ramp_fraction": 0.05},
+    "device": {"precision": "bfloat16", "compile": False, "memory_bytes": 2**30},
+    "space": {
+        "learning_rate": {"low": 1e-3, "high": 6.4e-2},
+        "timescale": {"low": 0.05, "high": 1.0},
+        "qk_norm": {"values": [0, 1]},
+        "z_loss": {"values": [1e-5, 1e-4], "when": {"qk_norm": 0}},
+        "muon_momentum": {"low": 0.9, "high": 0.98},
+    },
+    "fixed": {
+        "batch_size": 4,
+        "warmup_steps": 5,
+        "decay_floor": 0.1,
+        "hidden_rate_ratio": 2.0,
+        "embedding_rate_ratio": 4.0,
+        "unembedding_rate_ratio": 0.5,
+        "vector_rate_ratio": 3.0,
+        "init_std": 0.03,
+        "embedding_multiplier": 2.0,
+        "output_multiplier": 0.25,
+        "logit_softcap": 30.0,
+        "eps": 1e-9,
+    },
+}
 PROOF_SHAPE: dict[str, Any] = {"width": 48, "depth": 1, "heads": 2, "tokens_per_parameter": 3.0, "trials": 5}
 
 
@@ -63,7 +95,7 @@ class World:
 def report(assignment: Assignment, loss: float) -> Measurement:
     """A measurement of a given loss; infinite stands for a trial that diverged."""
     config, tokens = assignment.config, assignment.rung_tokens
-    start = int(assignment.resume_from.split("@")[1]) if assignment.resume_from else 0
+    start = int(assignment.resume_from[0].split("@")[1]) if assignment.resume_from else 0
     branch = config.branch_tokens(tokens)
     measured = math.isfinite(loss)
     seen = loss if measured else 0.0
@@ -77,10 +109,18 @@ def report(assignment: Assignment, loss: float) -> Measurement:
         far_loss=seen,
         train_loss=seen,
         gradient_norm=1.0,
+        update_ratio=0.01,
+        max_attention_logit=5.0,
+        spikes=0,
+        unique_tokens=tokens,
         flops=config.segment_flops(start, branch),
         anneal_flops=config.segment_flops(branch, tokens),
         checkpoint=f"{assignment.save_to}@{branch}" if measured else "",
         slots=1,
+        group=1,
+        precision="float32",
+        compiled=False,
+        device="simulated",
         threads=1,
         seconds=0.0,
     )

@@ -43,7 +43,7 @@ CONFIG = trial_config(spec_of(), 0, {"learning_rate": 3e-4, "weight_decay": 0.1}
 
 def measurement_of(loss: float, message: str) -> dict[str, Any]:
     """A measurement with a loss of any kind."""
-    measurement = report(Assignment("t0000", CONFIG, 3328, "", "file"), 1.0)
+    measurement = report(Assignment("t0000", CONFIG, 3328, (), "file"), 1.0)
     return {**measurement.to_dict(), "loss": loss, "far_loss": math.inf, "message": message}
 
 

@@ -11,8 +11,10 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from hpsearch.checked import MAX_ERRORS_SHOWN
+from hpsearch.domains import SEARCHABLE
 from hpsearch.plan import check_budget
 from hpsearch.spec import Spec, check_spec, load_spec, with_overrides
 from hpsearch.strict_yaml import MAX_FILE_BYTES
@@ -20,9 +22,11 @@ from hpsearch.targets import resolve_target
 from search_spaces.errors import MAX_LINE_CHARACTERS, UserError
 from search_spaces.parameter import Scale
 from tests.conftest import REPOSITORY
-from tests.hpsearch.simulation import PROOF_SHAPE, SPEC, spec_of
+from tests.hpsearch.simulation import EVERYTHING, PROOF_SHAPE, SPEC, spec_of
 
 QUICKSTART = REPOSITORY / "search_spaces" / "quickstart.yaml"
+
+SHOWCASE = QUICKSTART.with_name("showcase.yaml")
 
 SHIPPED = sorted((Path(__file__).parents[2] / "search_spaces").glob("*.yaml"))
 SCREEN_LINES = 24
@@ -95,6 +99,163 @@ MISTAKES = {
         "{low: 0.9, high: 0.99, prior: {center: 0.5, sd_octaves: 1}}",
         ["space: beta2", "prior.center must lie in [0.9, 0.99]", "got 0.5", "move it inside"],
     ),
+    "two names of one parameter": (
+        "batch_sequences: 4, ",
+        "batch_sequences: 4, batch_size: 4, ",
+        ["fixed: batch_size", "is batch_sequences by another name", "got both", "remove one"],
+    ),
+    "no warmup": (
+        ", warmup_fraction: 0.05",
+        "",
+        ["space.warmup_fraction", "neither searched nor fixed", "warmup_tokens or warmup_steps", "add one of them"],
+    ),
+    "two warmups": (
+        "warmup_fraction: 0.05",
+        "warmup_fraction: 0.05, warmup_steps: 10",
+        ["warmup_steps", "says the same as warmup_fraction", "got both", "keep one"],
+    ),
+    "two weight decays": (
+        "fixed: {",
+        "  timescale: {low: 0.1, high: 1.0}\nfixed: {weight_decay: 0.1, ",
+        ["timescale", "says the same as weight_decay", "got both", "keep one"],
+    ),
+    "zero on a log scale that was asked for": (
+        "beta2: {low: 0.9, high: 0.99}",
+        "z_loss: {values: [0, 1.0e-4], scale: log}",
+        ["space: z_loss", "a log scale needs low above 0", "got 0", "use scale: linear"],
+    ),
+    "a range of caps from none": (
+        "beta2: {low: 0.9, high: 0.99}",
+        "logit_softcap: {low: 0, high: 30}",
+        ["space: logit_softcap", "0 stands for no cap", "got low 0", "list values"],
+    ),
+    "a range of a switch": (
+        "beta2: {low: 0.9, high: 0.99}",
+        "qk_norm: {low: 0, high: 1}",
+        ["space: qk_norm", "is a switch", "use values: [0, 1]"],
+    ),
+    "half a switch": ("fixed: {", "fixed: {qk_norm: 0.5, ", ["fixed: qk_norm", "must be 0 or 1", "got 0.5"]),
+    "a range to a whole-run decay": (
+        "beta2: {low: 0.9, high: 0.99}",
+        "decay_share: {low: 0.1, high: 1}",
+        ["space: decay_share", "no range ends there", "got high 1", "list values"],
+    ),
+    "a decay over nothing": (
+        "fixed: {",
+        "fixed: {decay_share: 0, ",
+        ["fixed: decay_share", "must lie in (0, 1]", "got 0"],
+    ),
+    "a floor that is no fall": ("fixed: {", "fixed: {decay_floor: 1, ", ["decay_floor", "lie in [0, 1)", "got 1"]),
+    "momentum without Muon": (
+        "fixed: {",
+        "fixed: {muon_momentum: 0.9, ",
+        ["fixed.muon_momentum", "only Muon has it", "got optimizer adamw", "remove one"],
+    ),
+    "unembedding of a gpt": (
+        "beta2: {low: 0.9, high: 0.99}",
+        "unembedding_rate_ratio: {low: 0.5, high: 2}",
+        ["space.unembedding_rate_ratio", "only a llama", "got a gpt", "remove it"],
+    ),
+    "QK norm in two places": (
+        "fixed: {",
+        "model: {qk_norm: true}\nfixed: {qk_norm: 1, ",
+        ["fixed.qk_norm", "says the same as model.qk_norm", "got both", "keep one"],
+    ),
+    "grouped queries of a gpt": (
+        "fixed: {",
+        "model: {heads_per_kv: 2}\nfixed: {",
+        ["model: heads_per_kv", "only a llama", "got 2", "remove it"],
+    ),
+    "bands of a llama": (
+        "fixed: {",
+        "model: {kind: llama, band_tokens: 16}\nfixed: {",
+        ["model: band_tokens", "only a gpt", "got 16", "remove it"],
+    ),
+    "heads in groups": (
+        "fixed: {",
+        "model: {kind: llama, heads_per_kv: 4}\nfixed: {",
+        ["ladder.0: heads", "a multiple of model.heads_per_kv 4", "got 2", "change one"],
+    ),
+    "odd heads to rotate": (
+        "heads: 2, trials: 6}",
+        "heads: 32, trials: 6}\nmodel: {kind: llama}",
+        ["ladder.1: heads", "an even size", "got 1", "set model.head_size"],
+    ),
+    "heads of the proof": (
+        "proof: {width: 48, depth: 1, heads: 2",
+        "proof: {width: 48, depth: 1, heads: 5",
+        ["proof: heads", "must divide the width 48", "got 5", "use one of 1, 2, 3, 4, 6"],
+    ),
+    "heads of the target": (
+        "target: {width: 64, depth: 2, heads: 2",
+        "target: {width: 64, depth: 2, heads: 3",
+        ["target: heads", "must divide the width 64", "got 3"],
+    ),
+    "a model too deep": ("depth: 2", "depth: 1001", ["target.depth", "less than or equal to 1000", "got 1001"]),
+    "target of another kind": (
+        "{width: 64, depth: 2, heads: 2, tokens: 5.0e+5}",
+        "{preset: llama-7b}",
+        ["target", "of the search's kind gpt", "got llama-7b, a llama", "use one of gpt1", "set model.kind: llama"],
+    ),
+    "unknown kind": ("fixed: {", "model: {kind: mamba}\nfixed: {", ["model.kind", "'gpt' or 'llama'", "got 'mamba'"]),
+    "unknown parametrization": (
+        "fixed: {",
+        "parametrization: mu\nfixed: {",
+        ["parametrization.rule", "'standard', 'mup' or 'completep'", "got 'mu'", "correct it"],
+    ),
+    "base of nothing": (
+        "fixed: {",
+        "parametrization: {rule: mup, base_width: 0}\nfixed: {",
+        ["parametrization.base_width", "greater than or equal to 1", "got 0"],
+    ),
+    "unknown optimizer": ("fixed: {", "optimizer: sgd\nfixed: {", ["optimizer", "'adamw' or 'muon'", "got 'sgd'"]),
+    "unknown decay": ("fixed: {", "schedule: {decay: step}\nfixed: {", ["schedule.decay", "'linear'", "got 'step'"]),
+    "unknown precision": ("fixed: {", "device: {precision: fp8}\nfixed: {", ["device.precision", "got 'fp8'"]),
+    "ramp into the branch": (
+        "fixed: {",
+        "batch_ramp: {start_sequences: 1, ramp_fraction: 0.25}\nfixed: {",
+        ["batch_ramp.ramp_fraction", "2 steps before the first rung's anneal branch", "0.241", "got 0.25", "lower it"],
+    ),
+    "ramp from above": (
+        "fixed: {",
+        "batch_ramp: {start_sequences: 5, ramp_fraction: 0.1}\nfixed: {",
+        ["batch_ramp.start_sequences", "must not exceed the smallest batch (4)", "got 5", "lower it"],
+    ),
+    "condition on nothing": (
+        "beta2: {low: 0.9, high: 0.99}",
+        "beta2: {low: 0.9, high: 0.99, when: {qk_norm: 0}}",
+        ["space: beta2", "when.qk_norm", "must name a parameter that is searched by values", "remove when"],
+    ),
+    "condition on a range": (
+        "beta2: {low: 0.9, high: 0.99}",
+        "beta2: {low: 0.9, high: 0.99, when: {learning_rate: 0.01}}",
+        ["space: beta2", "when.learning_rate", "searched by values"],
+    ),
+    "condition on another value": (
+        "beta2: {low: 0.9, high: 0.99}",
+        "qk_norm: {values: [0, 1]}\n  beta2: {low: 0.9, high: 0.99, when: {qk_norm: [1, 2]}}",
+        ["space: beta2", "when.qk_norm", "must be among the values 0, 1", "got 2", "widen qk_norm"],
+    ),
+    "condition on itself": (
+        "beta2: {low: 0.9, high: 0.99}",
+        "beta2: {values: [0.9, 0.99], when: {beta2: 0.9}}",
+        ["space: beta2", "when", "must not lead back", "got beta2 on beta2", "remove one condition"],
+    ),
+    "conditions in a circle": (
+        "beta2: {low: 0.9, high: 0.99}",
+        "beta1: {values: [0.8, 0.9], when: {beta2: 0.9}}\n  beta2: {values: [0.9, 0.99], when: {beta1: 0.8}}",
+        ["must not lead back", "beta1", "beta2", "remove one condition"],
+    ),
+    "condition of what is never off": (
+        "{low: 1.0e-3, high: 6.4e-2}",
+        "{low: 1.0e-3, high: 6.4e-2, when: {qk_norm: 0}}\n  qk_norm: {values: [0, 1]}",
+        ["space: learning_rate", "when", "a parameter without a default cannot be off", "remove when"],
+    ),
+    "no condition": (
+        "beta2: {low: 0.9, high: 0.99}",
+        "beta2: {low: 0.9, high: 0.99, when: {qk_norm: []}}",
+        ["space.beta2.when.qk_norm", "at least 1 item"],
+    ),
     "repeated key": ("name: small", "name: small\nname: large", ["line 2", "key 'name' appears twice", "correct"]),
     "not YAML": ("name: small", "name: [small", ["line ", "not readable as YAML", "correct that line"]),
     "text for a mapping": (GOOD, "just text", ["must be a mapping of keys", "got str", "`key: value`"]),
@@ -131,7 +292,7 @@ MISTAKES = {
     "unknown preset": (
         "{width: 64, depth: 2, heads: 2, tokens: 5.0e+5}",
         "{preset: gpt5}",
-        ["target", "unknown preset 'gpt5'", "use one of gpt2-124m"],
+        ["target", "unknown preset 'gpt5'", "use one of gpt1, gpt2-124m"],
     ),
     "preset and shape": (
         "target: {",
@@ -176,6 +337,25 @@ def test_shipped_searches_are_sound(file: Path) -> None:
     check_budget(spec, str(file))
     resolve_target(spec.target, spec)
     assert spec.name == file.stem
+
+
+def keys_of(section: type[BaseModel]) -> set[str]:
+    """All keys of a section and of the sections in it."""
+    inner = [part for field in section.model_fields.values() for part in _models_in(field.annotation)]
+    return set(section.model_fields).union(*map(keys_of, inner))
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in getattr(annotation, "__args__", ()) for model in _models_in(part)]
+
+
+def test_the_showcase_and_the_readme_name_every_key() -> None:
+    showcase, readme = SHOWCASE.read_text(encoding="utf-8"), (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    parameters = (set(SEARCHABLE) - {"batch_sequences"}) | {"batch_size"}
+    assert [key for key in sorted(keys_of(Spec) | parameters) if key not in showcase] == []
+    assert [name for name in sorted(parameters) if f"`{name}`" not in readme] == []
 
 
 def test_the_good_file_is_good(path: Path) -> None:
@@ -238,9 +418,88 @@ def test_a_float_is_read_as_a_person_means_it(path: Path, text: str, value: floa
     )
 
 
-def test_a_search_survives_its_own_record() -> None:
-    spec = spec_of(proof=PROOF_SHAPE)
+@pytest.mark.parametrize("base", [SPEC, EVERYTHING], ids=["plain", "everything"])
+def test_a_search_survives_its_own_record(base: dict[str, Any]) -> None:
+    spec = check_spec({**base, "proof": PROOF_SHAPE}, "test")
     assert check_spec(spec.model_dump(mode="json"), "ledger") == spec
+
+
+def test_a_batch_size_is_a_batch_in_sequences_and_keeps_its_place() -> None:
+    rate = {"low": 1e-3, "high": 1e-2}
+    space = {"batch_size": {"values": [4, 8]}, "learning_rate": {**rate, "when": {}}}
+    beta2 = {"low": 0.9, "high": 0.99, "when": {"batch_size": 4}}
+    spec = spec_of(space={**space, "beta2": beta2}, fixed={"warmup_fraction": 0.05})
+    assert list(spec.space) == ["batch_sequences", "learning_rate", "beta2"]
+    assert spec.space["beta2"].when == {"batch_sequences": (4.0,)}
+    assert spec_of(fixed={"batch_size": 4, "warmup_fraction": 0.05}).value("batch_sequences") == 4
+
+
+@pytest.mark.parametrize("name", ["z_loss", "logit_softcap"])
+def test_a_list_may_begin_with_none(name: str) -> None:
+    spec = spec_of(space={name: {"values": [0, 1e-4, 1.0]}, "learning_rate": {"low": 1e-3, "high": 1e-2}})
+    assert spec.parameters[0].scale is Scale.LINEAR
+    positive = spec_of(space={name: {"values": [1e-4, 1.0]}, "learning_rate": {"low": 1e-3, "high": 1e-2}})
+    assert positive.parameters[0].scale is Scale.LOG
+
+
+@pytest.mark.parametrize(
+    ("keys", "read", "unread"),
+    [
+        ({}, {"warmup_fraction", "weight_decay"}, {"timescale", "muon_momentum", "unembedding_rate_ratio"}),
+        ({"optimizer": "muon"}, {"muon_momentum"}, {"unembedding_rate_ratio"}),
+        ({"model": {"kind": "llama"}}, {"unembedding_rate_ratio"}, {"muon_momentum"}),
+        ({"fixed": {"batch_size": 4, "warmup_steps": 3}}, {"warmup_steps"}, {"warmup_tokens", "warmup_fraction"}),
+        (
+            {"space": {"learning_rate": {"low": 1e-3, "high": 1e-2}, "timescale": {"low": 0.1, "high": 1}}},
+            {"timescale"},
+            {"weight_decay"},
+        ),
+    ],
+)
+def test_a_search_has_the_parameters_that_its_trials_read(
+    keys: dict[str, Any], read: set[str], unread: set[str]
+) -> None:
+    names = spec_of(**keys).parameter_names
+    assert read <= set(names) and not unread & set(names)
+
+
+@pytest.mark.parametrize(
+    ("warmup", "decay_share", "good"),
+    [
+        ({"warmup_fraction": 0.088}, 0.2, True),  # 0.8 of a first rung of 1 / 9
+        ({"warmup_fraction": 0.09}, 0.2, False),
+        ({"warmup_fraction": 0.09}, 1.0, True),
+        ({"warmup_fraction": 0.12}, 1.0, False),
+        ({"warmup_tokens": 2649}, 0.2, True),  # of 3312
+        ({"warmup_tokens": 2650}, 0.2, False),
+        ({"warmup_tokens": 3313}, 1.0, False),
+        ({"warmup_steps": 20}, 0.2, True),  # of 128 tokens
+        ({"warmup_steps": 21}, 0.2, False),
+        ({"warmup_steps": 21}, 0.1, True),
+    ],
+)
+def test_no_trial_is_judged_inside_its_warmup(warmup: dict[str, float], decay_share: float, good: bool) -> None:
+    fixed = {"batch_sequences": 4, "decay_share": decay_share, **warmup}
+    if good:
+        spec_of(fixed=fixed)
+        return
+    until = "before the first rung \\(" if decay_share == 1 else "before the first rung's anneal branch begins"
+    with pytest.raises(UserError, match=f"fixed.{next(iter(warmup))}: must end {until}"):
+        spec_of(fixed=fixed)
+
+
+def test_of_decays_of_many_lengths_the_longest_bounds_the_warmup() -> None:
+    fixed, rate = {"batch_sequences": 4, "warmup_fraction": 0.05}, {"low": 1e-3, "high": 1e-2}
+    spec_of(space={"learning_rate": rate, "decay_share": {"values": [0.2, 0.5, 1.0]}}, fixed=fixed)
+    with pytest.raises(UserError, match="fixed.warmup_fraction: must end before .* got 0.05"):
+        spec_of(space={"learning_rate": rate, "decay_share": {"low": 0.2, "high": 0.6}}, fixed=fixed)
+
+
+def test_the_proof_too_is_not_judged_inside_its_warmup() -> None:
+    fixed = {"batch_sequences": 4, "warmup_tokens": 2500}
+    short = {**PROOF_SHAPE, "tokens_per_parameter": 0.1}
+    with pytest.raises(UserError, match="fixed.warmup_tokens: must end before the first rung's"):
+        spec_of(fixed=fixed, proof=short)
 
 
 def test_overrides_replace_what_is_given_and_are_checked() -> None:
@@ -273,7 +532,7 @@ def slots_of(data: Any) -> list[tuple[Any, Any]]:
 @settings(max_examples=150, deadline=None)
 def test_any_data_is_a_search_or_a_user_error(data: st.DataObject) -> None:
     """Whatever stands in whatever place: a search whose plan can be made, or a UserError, nothing else."""
-    mutated = copy.deepcopy({**SPEC, "proof": PROOF_SHAPE, "seed": 3})
+    mutated = copy.deepcopy({**(EVERYTHING if data.draw(st.booleans()) else SPEC), "proof": PROOF_SHAPE, "seed": 3})
     for _ in range(data.draw(st.integers(1, 2))):
         places = slots_of(mutated)
         container, key = places[data.draw(st.integers(0, len(places) - 1))]

@@ -55,10 +55,10 @@ def test_a_trial_is_as_good_as_its_last_measurement(tmp_path: Path) -> None:
     conductor = begin(tmp_path, spec_of())
     drive(conductor, World(), transactions=1)
     trial = conductor.state.trials["t0000"]
-    assert (trial.loss, trial.checkpoint) == (inf, "")
+    assert (trial.loss, trial.checkpoints) == (inf, ())
     measured = report(conductor.assignment(trial), 3.0)
     conductor.measured(measured)
-    assert (trial.loss, trial.checkpoint, trial.state) == (3.0, measured.checkpoint, TrialState.PAUSED)
+    assert (trial.loss, trial.checkpoints, trial.state) == (3.0, (measured.checkpoint,), TrialState.PAUSED)
 
 
 def test_populations_hold_explored_trials_of_one_size_best_first(tmp_path: Path) -> None:

@@ -327,8 +327,33 @@ def test_bad_tables_are_refused(ladder: pd.DataFrame, column: str, value: float,
         fit_surface(ladder.assign(**{column: value}), LADDER, 0)
 
 
+def test_what_is_off_says_nothing_about_its_bowl(ladder: pd.DataFrame) -> None:
+    """Every third trial is without weight decay: no value of a log scale, and as good as any other."""
+    off = ladder["trial"].str.contains("[258]$")
+    surface = fit_surface(ladder.assign(weight_decay=ladder["weight_decay"].mask(off, 0.0)), LADDER, 0)
+    best = surface.optimum(*TARGET)
+    assert all(math.isfinite(getattr(estimate, end)) for estimate in best.values() for end in ("low95", "high95"))
+    config = {name: estimate.value for name, estimate in best.items()}
+    without = {name: value for name, value in config.items() if name != "weight_decay"}
+    assert surface.expected_regret(*TARGET, {**config, "weight_decay": 0.0}) == surface.expected_regret(
+        *TARGET, without
+    )
+
+
+def test_what_is_always_off_is_as_likely_anywhere_in_its_range(ladder: pd.DataFrame) -> None:
+    surface = fit_surface(ladder.assign(weight_decay=0.0), LADDER, 0)
+    low, high = WEIGHT_DECAY.bounds
+    assert WEIGHT_DECAY.coordinate(surface.optimum(*TARGET)["weight_decay"].median) == pytest.approx(
+        (low + high) / 2, abs=0.3
+    )
+    assert surface.exponents["weight_decay"].params.prior_only
+
+
 def sweep_with_ridge() -> Sweep:
-    return read_sweep(Family(6, (LEARNING_RATE, BATCH, BETA2)).ladder(0.01), (LEARNING_RATE, BATCH, BETA2))
+    """In which every fifth row is without beta2."""
+    table = Family(6, (LEARNING_RATE, BATCH, BETA2)).ladder(0.01)
+    off = pd.Series(np.arange(len(table)) % 5 == 0)
+    return read_sweep(table.assign(beta2=table["beta2"].mask(off, 1.0)), (LEARNING_RATE, BATCH, BETA2))
 
 
 @settings(max_examples=20, deadline=None)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,12 +14,14 @@ from hypothesis import strategies as st
 from hpsearch.presets import PRESETS
 from hpsearch.targets import parse_target, resolve_target
 from search_spaces.errors import UserError
-from tests.hpsearch.simulation import spec_of
+from tests.hpsearch.simulation import EVERYTHING, spec_of
+from trials.architecture import llama
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_presets_resolve(preset: str) -> None:
-    resolved = resolve_target(parse_target(preset), spec_of())
+    kind = PRESETS[preset].architecture.kind
+    resolved = resolve_target(parse_target(preset), spec_of(model={"kind": kind}))
     assert resolved.architecture == PRESETS[preset].architecture
     assert resolved.tokens_per_parameter > 1
 
@@ -29,6 +33,30 @@ def test_keys_and_file_agree_and_the_search_fills_in(tmp_path: Path) -> None:
     assert by_keys == parse_target(str(file))
     resolved = resolve_target(by_keys, spec_of())
     assert (resolved.architecture.context_tokens, resolved.tokens) == (32, 5e5)
+
+
+def test_a_shape_has_the_parts_of_the_search() -> None:
+    spec = spec_of(**EVERYTHING)
+    shape = resolve_target(parse_target("width=128,depth=4,heads=12,context_tokens=64,tokens=1e6"), spec).architecture
+    plain = llama(128, 4, 4, 64, 1024, feed_forward=384)
+    assert shape == replace(plain, heads=12, kv_heads=6, head_size=8)
+
+
+@pytest.mark.parametrize(
+    ("model", "preset", "said"),
+    [
+        ({}, "gpt2-xl", ()),
+        ({}, "gpt1", ("norms after the sum",)),
+        ({}, "gpt3-1.3b", ("banded attention (the proxies dense attention)",)),
+        ({"band_tokens": 8}, "gpt3-1.3b", ()),
+        ({"kind": "llama"}, "llama-7b", ()),
+        ({"kind": "llama", "heads_per_kv": 2}, "llama-7b", ("1 query heads a key (the proxies 2 query heads a key)",)),
+        ({"feed_forward_ratio": 2}, "gpt2-xl", ("feed-forward 4 widths wide (the proxies 2)",)),
+    ],
+)
+def test_other_parts_than_the_proxies_are_named(model: dict[str, Any], preset: str, said: tuple[str, ...]) -> None:
+    spec = spec_of(model=model)
+    assert resolve_target(parse_target(preset), spec).unlike(spec.architecture(spec.ladder[-1])) == said
 
 
 @pytest.mark.parametrize(
@@ -44,12 +72,14 @@ def test_keys_and_file_agree_and_the_search_fills_in(tmp_path: Path) -> None:
         ("width=64,width=32,depth=2,heads=2,tokens=1e6", "every key may stand once"),
         ("width=64,depth", "depth: input should be a valid integer, .*got ''"),
         ("preset=gpt3-1.3b,width=64", "preset: has a shape of its own, got width beside it"),
-        ("preset=gpt5", "unknown preset 'gpt5'; use one of gpt2-124m"),
+        ("preset=gpt5", "unknown preset 'gpt5'; use one of gpt1, gpt2-124m"),
         ("", "neither a preset nor a file, got ''"),
         ("x" * 5000, "neither a preset nor a file"),
         ("tokens=" + "9" * 5000, "tokens"),
         ("nul\0byte", "neither a preset nor a file"),
         ("../..", "neither a preset nor a file"),
+        ("llama3-8b", "^--target: must be of the search's kind gpt, .* got llama3-8b, a llama; use one of gpt1, "),
+        ("width=64,depth=1001,heads=2,tokens=1e6", "depth: input should be less than or equal to 1000"),
         ("width=8,depth=1,heads=1,tokens=1e6", "^--target: must not be smaller .*, got 888; name a larger"),
     ],
 )

@@ -10,7 +10,16 @@ from hpsearch.folder import SearchFolder
 from hpsearch.targets import parse_target, resolve_target
 from hpsearch.transfer.recommend import recommend
 from hpsearch.trials_table import read_state
-from hpsearch.view import LiveView, occupancy_line, progress, proof_table, recommendation_table, search_summary
+from hpsearch.view import (
+    LiveView,
+    occupancy_line,
+    plan_table,
+    progress,
+    proof_table,
+    recommendation_table,
+    search_summary,
+)
+from tests.hpsearch.simulation import EVERYTHING, spec_of
 
 
 def text_of(renderable: RenderableType) -> str:
@@ -23,6 +32,13 @@ def text_of(renderable: RenderableType) -> str:
 def test_progress_has_a_row_a_proxy_and_what_is_spent(tiny: SearchFolder) -> None:
     shown = text_of(progress(read_state(tiny.ledger), 12.0))
     assert all(name in shown for name in ("16x1", "32x1", "proof 48x1", "FLOPs spent", "PRUNED"))
+
+
+def test_a_plan_says_what_the_proxies_are_and_how_they_are_trained() -> None:
+    shown = " ".join(text_of(plan_table(spec_of(**EVERYTHING))).split())
+    assert "llama, heads of 8, grouped queries; mup from 8x2; muon, independent weight decay;" in shown
+    assert "cosine decay, batch ramp; bfloat16 precision" in shown and "compiled" not in shown
+    assert "gpt, heads of 8; standard from 16x1; adamw" in " ".join(text_of(plan_table(spec_of())).split())
 
 
 def test_a_recommendation_is_told_with_its_reasons(tiny: SearchFolder) -> None:

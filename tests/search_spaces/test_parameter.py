@@ -57,6 +57,11 @@ def test_a_notch_is_a_factor_of_two() -> None:
     assert LINEAR.bounds == (0.0, LINEAR_OCTAVES)
 
 
+def test_where_a_scale_ends_a_parameter_is_off() -> None:
+    assert RATE.coordinate(0.0) == BETA.coordinate(1.0) == -math.inf
+    assert LINEAR.coordinate(0.0) == 0
+
+
 def test_an_optimum_may_lie_outside_the_range() -> None:
     assert RATE.value(RATE.coordinate(4 * RATE.high)) == 4 * RATE.high
 

@@ -11,26 +11,48 @@ import pytest
 import torch
 from hypothesis import settings
 
-from trials.architecture import Architecture
+from trials.architecture import gpt
 from trials.corpus import Split
+from trials.engine import Engine
+from trials.model import Precision
+from trials.parametrization import OptimizerKind, standard
+from trials.schedule import Decay
 from trials.tokens import TOKEN_DTYPE, TokenSet
-from trials.trial import Assignment, Measurement, Outcome, TrialConfig
+from trials.trial import Assignment, DecayConvention, Measurement, Outcome, TrialConfig
 
 settings.register_profile("trials", deadline=None)  # the first call of a product takes torch a second
 settings.load_profile("trials")
 
-ARCHITECTURE = Architecture(width=16, depth=2, heads=2, context_tokens=16, vocabulary=61)
+ENGINE = Engine("cpu", Precision.FLOAT32, compiled=False)
+ARCHITECTURE = gpt(width=16, depth=2, heads=2, context_tokens=16, vocabulary=61)
 CONFIG = TrialConfig(
     architecture=ARCHITECTURE,
+    parametrization=standard(ARCHITECTURE),
+    optimizer=OptimizerKind.ADAMW,
     batch_sequences=4,
+    batch_start_sequences=4,
+    batch_ramp_tokens=0,
     learning_rate=1e-2,
+    embedding_rate_ratio=1.0,
+    unembedding_rate_ratio=1.0,
+    hidden_rate_ratio=1.0,
+    vector_rate_ratio=1.0,
     warmup_tokens=5 * 64,
+    decay=Decay.LINEAR,
     decay_share=0.2,
+    decay_floor=0.0,
     weight_decay=0.1,
+    weight_decay_convention=DecayConvention.COUPLED,
     beta1=0.9,
     beta2=0.95,
     eps=1e-8,
+    muon_momentum=0.95,
     gradient_clip=1.0,
+    init_std=0.02,
+    embedding_multiplier=1.0,
+    output_multiplier=1.0,
+    z_loss=0.0,
+    logit_softcap=0.0,
     seed=3,
 )
 STEP_TOKENS = CONFIG.step_tokens
@@ -62,14 +84,15 @@ def token_set(tmp_path_factory: pytest.TempPathFactory) -> TokenSet:
 
 def segment(folder: Path, trial_id: str, steps: int, config: TrialConfig = CONFIG) -> Assignment:
     """A segment from the initial weights to a rung of so many steps."""
-    return Assignment(trial_id, config, steps * config.step_tokens, "", str(folder / f"{trial_id}-{steps}.safetensors"))
+    return Assignment(trial_id, config, steps * config.step_tokens, (), str(folder / f"{trial_id}-{steps}.safetensors"))
 
 
 def next_segment(before: Assignment, steps: int) -> Assignment:
     """The segment that takes a trial from its rung to a later one."""
     save_to = Path(before.save_to).with_name(f"{before.trial_id}-{steps}.safetensors")
     rung_tokens = steps * before.config.step_tokens
-    return replace(before, rung_tokens=rung_tokens, resume_from=before.save_to, save_to=str(save_to))
+    resume_from = (before.save_to, *before.resume_from)
+    return replace(before, rung_tokens=rung_tokens, resume_from=resume_from, save_to=str(save_to))
 
 
 def measurement(assignment: Assignment, loss: float) -> Measurement:

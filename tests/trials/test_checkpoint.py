@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -16,20 +17,30 @@ from hypothesis import strategies as st
 
 from tests.trials.conftest import measurement, segment
 from trials import checkpoint
-from trials.checkpoint import TENSORS, CheckpointError, Trunk
+from trials.checkpoint import FORMAT, TENSORS, CheckpointError, Trunk
+from trials.stability import LossTrace
 
 SIZE = 7
 MEASUREMENT = measurement(segment(Path("folder"), "a", 20), 2.5)
-TRUNK = Trunk(1024, {name: np.arange(SIZE, dtype=np.float32) + place for place, name in enumerate(TENSORS)})
-HEADER = {"format": "1", "tokens": "1024", "start_loss": "4.1", "measurement": json.dumps(MEASUREMENT.to_dict())}
+TRACE = reduce(LossTrace.add, [4.1, 3.9, 4.0], LossTrace())
+TENSORS_OF_TRUNK = {name: np.arange(SIZE, dtype=np.float32) + place for place, name in enumerate(TENSORS)}
+TRUNK = Trunk(1024, 16, TRACE, TENSORS_OF_TRUNK)
+HEADER = {
+    "format": str(FORMAT),
+    "tokens": "1024",
+    "steps": "16",
+    "trace": json.dumps(TRACE.to_dict()),
+    "measurement": json.dumps(MEASUREMENT.to_dict()),
+}
 ROWS = st.lists(st.floats(width=32), min_size=SIZE, max_size=SIZE).map(lambda row: np.array(row, dtype=np.float32))
+TRACES = st.lists(st.floats(), max_size=20).map(lambda losses: reduce(LossTrace.add, losses, LossTrace()))
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The bytes of a checkpoint."""
     path = tmp_path_factory.mktemp("whole") / "a.safetensors"
-    checkpoint.save(path, TRUNK, MEASUREMENT, 4.1)
+    checkpoint.save(path, TRUNK, MEASUREMENT)
     return path.read_bytes()
 
 
@@ -47,25 +58,61 @@ def refused(path: Path) -> None:
         checkpoint.load(path, SIZE)
 
 
-@given(st.integers(0, 2**63), st.tuples(ROWS, ROWS, ROWS), st.floats(), st.floats(allow_nan=False), st.text())
+def test_whole_is_read(scratch: Path) -> None:
+    safetensors.numpy.save_file(TENSORS_OF_TRUNK, scratch, metadata=HEADER)
+    assert checkpoint.read_measurement(scratch) == MEASUREMENT
+    assert checkpoint.load(scratch, SIZE).trace == TRACE
+
+
+@given(
+    st.integers(0, 2**63),
+    st.integers(0, 2**63),
+    st.tuples(ROWS, ROWS, ROWS),
+    TRACES,
+    st.floats(allow_nan=False),
+    st.text(),
+)
 def test_comes_back_as_it_was(
     scratch: Path,
     tokens: int,
+    steps: int,
     rows: tuple[np.ndarray, np.ndarray, np.ndarray],
-    start_loss: float,
+    trace: LossTrace,
     loss: float,
     trial_id: str,
 ) -> None:
-    trunk = Trunk(tokens, dict(zip(TENSORS, rows, strict=True)))
     measured = replace(MEASUREMENT, loss=loss, trial_id=trial_id)
-    checkpoint.save(scratch, trunk, measured, start_loss)
-    again, start_loss_again = checkpoint.load(scratch, SIZE)
-    assert again.tokens == tokens
-    assert {name: row.tobytes() for name, row in again.tensors.items()} == {
-        name: row.tobytes() for name, row in trunk.tensors.items()
-    }
-    assert np.array_equal(start_loss_again, start_loss, equal_nan=True)
+    checkpoint.save(scratch, Trunk(tokens, steps, trace, dict(zip(TENSORS, rows, strict=True))), measured)
+    again = checkpoint.load(scratch, SIZE)
+    assert (again.tokens, again.steps) == (tokens, steps)
+    assert repr(again.trace) == repr(trace), "NaN is not equal to itself"
+    assert [again.tensors[name].tobytes() for name in TENSORS] == [row.tobytes() for row in rows]
     assert checkpoint.read_measurement(scratch) == measured
+
+
+def places(whole: bytes) -> dict[str, int]:
+    """Where a safetensors file can end too early: its header's length, the header, the tensors."""
+    start, end = 8, 8 + int.from_bytes(whole[:8], "little")
+    row = 4 * SIZE
+    return {
+        "empty": 0,
+        "in the length": 5,
+        "after the length": start,
+        "in the header": (start + end) // 2,
+        "one short of the header": end - 1,
+        "after the header": end,
+        "in the first tensor": end + row // 2,
+        "after the first tensor": end + row,
+        "in the last tensor": end + 2 * row + 1,
+        "one byte short": len(whole) - 1,
+    }
+
+
+@pytest.mark.parametrize("place", list(places(bytes(8))))
+def test_truncated_at_every_kind_of_place_is_refused(whole: bytes, scratch: Path, place: str) -> None:
+    assert places(whole)["one byte short"] == places(whole)["after the header"] + 12 * SIZE - 1
+    scratch.write_bytes(whole[: places(whole)[place]])
+    refused(scratch)
 
 
 @given(st.data())
@@ -93,13 +140,13 @@ def test_a_damaged_byte_is_refused_or_harmless(whole: bytes, scratch: Path, data
 
 def test_other_shape_is_refused(whole: bytes, scratch: Path) -> None:
     scratch.write_bytes(whole)
-    with pytest.raises(CheckpointError, match=rf"holds .*\({SIZE},\).*8 parameters was expected"):
+    with pytest.raises(CheckpointError, match=rf"{scratch.name}: holds .*\({SIZE},\).*8 parameters was expected"):
         checkpoint.load(scratch, SIZE + 1)
 
 
 @pytest.mark.parametrize("kind", ["float64", "missing", "surplus", "matrix"])
 def test_other_tensors_are_refused(scratch: Path, kind: str) -> None:
-    tensors = dict(TRUNK.tensors)
+    tensors: dict[str, np.ndarray] = {**TENSORS_OF_TRUNK}
     match kind:
         case "float64":
             tensors["mean"] = tensors["mean"].astype(np.float64)
@@ -110,29 +157,42 @@ def test_other_tensors_are_refused(scratch: Path, kind: str) -> None:
         case "matrix":
             tensors["weights"] = tensors["weights"].reshape(1, SIZE)
     safetensors.numpy.save_file(tensors, scratch, metadata=HEADER)
-    with pytest.raises(CheckpointError, match="parameters was expected"):
+    with pytest.raises(CheckpointError, match=f"{scratch.name}: .*parameters was expected"):
         checkpoint.load(scratch, SIZE)
 
 
-@pytest.mark.parametrize("header", [None, {}, {"format": "pt"}, HEADER | {"format": "2"}])
-def test_other_format_is_refused(scratch: Path, header: dict[str, str] | None) -> None:
-    safetensors.numpy.save_file(dict(TRUNK.tensors), scratch, metadata=header)
+@pytest.mark.parametrize("found", [str(FORMAT - 1), str(FORMAT + 1), f"{FORMAT}.0", "pt", ""])
+def test_older_newer_and_foreign_formats_are_refused_by_name(scratch: Path, found: str) -> None:
+    safetensors.numpy.save_file(TENSORS_OF_TRUNK, scratch, metadata=HEADER | {"format": found})
+    refused(scratch)
+    with pytest.raises(
+        CheckpointError, match=f"{scratch.name}: checkpoint format {found}, this version reads {FORMAT}"
+    ):
+        checkpoint.load(scratch, SIZE)
+
+
+@pytest.mark.parametrize("header", [None, {}, {"made_by": "somebody"}])
+def test_safetensors_that_are_not_ours_are_refused(scratch: Path, header: dict[str, str] | None) -> None:
+    safetensors.numpy.save_file(TENSORS_OF_TRUNK, scratch, metadata=header)
     refused(scratch)
 
 
-@pytest.mark.parametrize("key", ["tokens", "start_loss"])
-@pytest.mark.parametrize("value", ["", "many"])
-def test_header_without_a_number_is_refused(scratch: Path, key: str, value: str) -> None:
-    safetensors.numpy.save_file(dict(TRUNK.tensors), scratch, metadata=HEADER | {key: value})
-    with pytest.raises(CheckpointError, match=scratch.name):
-        checkpoint.load(scratch, SIZE)
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "1", "{}", '{"loss": 1.0}'])
-def test_header_without_a_measurement_is_refused(scratch: Path, text: str) -> None:
-    safetensors.numpy.save_file(dict(TRUNK.tensors), scratch, metadata=HEADER | {"measurement": text})
-    with pytest.raises(CheckpointError, match=scratch.name):
-        checkpoint.read_measurement(scratch)
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("tokens", ["", "many", "1.5"]),
+        ("steps", ["", "many", "1.5"]),
+        ("trace", ["", "{", "[]", "1", "null", "{}", '{"recent": 1}', '{"recent": [], "worst": 1.0}']),
+        ("measurement", ["", "{", "[]", "1", "null", "{}", '{"loss": 1.0}', '{"outcome": "MEASURED"}']),
+    ],
+)
+def test_damaged_header_is_refused(scratch: Path, key: str, values: list[str]) -> None:
+    read = checkpoint.read_measurement if key == "measurement" else lambda path: checkpoint.load(path, SIZE)
+    damaged = [HEADER | {key: value} for value in values]
+    for header in (*damaged, {name: value for name, value in HEADER.items() if name != key}):
+        safetensors.numpy.save_file(TENSORS_OF_TRUNK, scratch, metadata=header)
+        with pytest.raises(CheckpointError, match=scratch.name):
+            read(scratch)
 
 
 class Bomb:
@@ -145,7 +205,7 @@ class Bomb:
         return Path.touch, (self.path,)
 
 
-def test_what_is_not_ours_is_refused_and_not_executed(tmp_path: Path) -> None:
+def test_a_pickle_is_refused_and_not_executed(tmp_path: Path) -> None:
     path, trace = tmp_path / "a.safetensors", tmp_path / "trace"
     path.write_bytes(pickle.dumps(Bomb(trace)))
     refused(path)
@@ -172,14 +232,14 @@ def test_kill_before_the_rename_leaves_the_old_file_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     path = tmp_path / "a.safetensors"
-    checkpoint.save(path, TRUNK, MEASUREMENT, 4.1)
+    checkpoint.save(path, TRUNK, MEASUREMENT)
     before = path.read_bytes()
     with monkeypatch.context() as patched, pytest.raises(Killed):
         patched.setattr(os, place, kill)
-        checkpoint.save(path, replace(TRUNK, tokens=2048), replace(MEASUREMENT, loss=2.0), 4.1)
+        checkpoint.save(path, replace(TRUNK, tokens=2048), replace(MEASUREMENT, loss=2.0))
     assert path.read_bytes() == before
-    checkpoint.save(path, replace(TRUNK, tokens=2048), replace(MEASUREMENT, loss=2.0), 4.1)
-    assert checkpoint.load(path, SIZE)[0].tokens == 2048
+    checkpoint.save(path, replace(TRUNK, tokens=2048), replace(MEASUREMENT, loss=2.0))
+    assert checkpoint.load(path, SIZE).tokens == 2048
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
@@ -187,6 +247,6 @@ def test_kill_before_the_first_rename_leaves_no_checkpoint(tmp_path: Path, monke
     path = tmp_path / "new" / "a.safetensors"
     monkeypatch.setattr(os, "replace", kill)
     with pytest.raises(Killed):
-        checkpoint.save(path, TRUNK, MEASUREMENT, 4.1)
+        checkpoint.save(path, TRUNK, MEASUREMENT)
     assert not path.exists()
     assert not list(path.parent.glob("*.safetensors"))

@@ -1,4 +1,4 @@
-"""Batches are functions of their arguments alone, and hold-out windows never overlap."""
+"""Batches are functions of their arguments alone, hold-out windows never overlap, and repeats are counted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trials.data import Tokens, training_batch, validation_batches
+from trials.data import Tokens, expected_unique_tokens, training_batch, validation_batches
 
 COUNTING: Tokens = np.arange(50_000, dtype=np.uint16)  # a token is its own position
 
@@ -81,3 +81,36 @@ def test_too_short_a_text_is_a_programming_error() -> None:
         training_batch(COUNTING[:8], 0, 0, 1, 8)
     with pytest.raises(AssertionError, match="no window"):
         validation_batches(COUNTING, 7, 8)
+
+
+@pytest.mark.parametrize("epochs", [0.05, 0.5, 1.0, 2.0, 4.0])
+def test_expected_unique_tokens_are_those_of_a_simulation(epochs: float) -> None:
+    """Targets that were met in windows drawn as in training, over ten seeds."""
+    corpus, context, batch = COUNTING[:8_000], 16, 10
+    steps = round(epochs * corpus.size / (batch * context))
+    unique = [
+        np.unique(
+            np.concatenate([training_batch(corpus, seed, step, batch, context)[:, 1:] for step in range(steps)])
+        ).size
+        for seed in range(10)
+    ]
+    expected = expected_unique_tokens(corpus.size, steps * batch * context, context)
+    assert expected == pytest.approx(np.mean(unique), rel=0.02)
+
+
+@given(st.integers(1, 10**12), st.integers(1, 4096), st.integers(0, 10**8), st.integers(0, 10**8))
+def test_unique_tokens_grow_and_are_no_more_than_there_are(corpus: int, context: int, windows: int, more: int) -> None:
+    before, after = (expected_unique_tokens(corpus, count * context, context) for count in (windows, windows + more))
+    assert 0 <= before <= after <= corpus
+
+
+@given(st.integers(10**4, 10**12), st.integers(64, 4096), st.integers(0, 10**6))
+def test_unique_tokens_are_no_more_than_were_trained_on(corpus: int, context: int, windows: int) -> None:
+    assert expected_unique_tokens(corpus, windows * context, context) <= windows * context * (1 + 1e-5) + 1
+
+
+def test_unique_tokens_at_both_ends() -> None:
+    assert expected_unique_tokens(10**6, 0, 1024) == 0
+    assert expected_unique_tokens(10**11, 10**7, 1000) == pytest.approx(10**7, rel=1e-4)
+    assert expected_unique_tokens(10**6, 10**9, 1024) == 10**6
+    assert expected_unique_tokens(10, 1024, 1024) == 10

@@ -1,0 +1,63 @@
+"""How a device computes: where, how precisely, compiled or not. Chosen once, when a device is taken."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+from trials.model import Precision
+
+MEMORY_SHARE = 0.8  # of what is free when the device is taken; the rest is for everybody else
+COMPILERS = ("g++", "clang++")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """With the thread count it decides the bits of a trial, whatever its neighbours are."""
+
+    device: str  # as torch names it: cpu, cuda, cuda:1
+    precision: Precision
+    compiled: bool
+    batched: bool = False  # all rows of a stack as one product, or one by one
+
+    def group(self, slots: int) -> int:
+        """Rows that are computed together."""
+        return slots if self.batched else 1
+
+
+def choose_engine(precision: str, compiled: bool) -> Engine:
+    """The GPU that this process has been given, else its CPU.
+
+    Args:
+        precision: float32, bfloat16, or auto: bfloat16 where products in it are fast and compiled code hides
+            the conversions.
+        compiled: whether to compile, where that can be done.
+    """
+    on_gpu = torch.cuda.is_available()
+    compiled = compiled and (on_gpu or can_compile())
+    capabilities = torch.cpu.get_capabilities()
+    fast_bfloat16 = on_gpu or bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    if precision == "auto":
+        precision = Precision.BFLOAT16 if compiled and fast_bfloat16 else Precision.FLOAT32
+    return Engine("cuda" if on_gpu else "cpu", Precision(precision), compiled, batched=on_gpu)
+
+
+def free_bytes(engine: Engine) -> float:
+    """Memory that the stacks of a device may take, unless a search says so itself."""
+    free = psutil.virtual_memory().available if engine.device == "cpu" else torch.cuda.mem_get_info()[0]
+    return MEMORY_SHARE * free
+
+
+def can_compile() -> bool:
+    """Whether this machine has the C++ compiler that compiled CPU code needs; without it, one warning."""
+    compilers = [os.environ["CXX"]] if "CXX" in os.environ else COMPILERS
+    if any(shutil.which(compiler) for compiler in compilers):
+        return True
+    tried = " or ".join(compilers)
+    warnings.warn(f"no C++ compiler ({tried}) here: trials run eagerly, slower, with the same results", stacklevel=2)
+    return False

@@ -1,0 +1,151 @@
+"""What a device computes for the trials of a stack: one step, and a loss. Eager, compiled, or a captured graph.
+
+On a CPU rows are computed one by one: a lone trial fills its caches and cores, so a group gains nothing there
+from width 64 on, and a row's bits depend on nothing but itself. On a GPU all rows are one batched product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trials import model, rates
+from trials.architecture import Architecture
+from trials.engine import Engine
+from trials.model import Forward, Losses, Precision
+from trials.optimizer import update_of
+from trials.parametrization import Multipliers, OptimizerKind
+from trials.trial import TrialConfig
+
+MAX_SHAPES = 256
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What trials must share to share a stack: all that decides which operations run on which sizes."""
+
+    architecture: Architecture
+    multipliers: Multipliers
+    optimizer: OptimizerKind
+    batch_sequences: int
+    softcap: bool
+    z_loss: bool
+
+
+def shape_of(config: TrialConfig) -> Shape:
+    """The stack that a trial goes into."""
+    return Shape(
+        architecture=config.architecture,
+        multipliers=config.parametrization.multipliers(config.architecture),
+        optimizer=config.optimizer,
+        batch_sequences=config.batch_sequences,
+        softcap=config.logit_softcap > 0,
+        z_loss=config.z_loss > 0,
+    )
+
+
+def forward_of(shape: Shape, precision: Precision) -> Forward:
+    """The forward pass of a shape."""
+    layout = shape.architecture.layout
+    return Forward(shape.architecture, layout, shape.multipliers, precision, shape.softcap, shape.z_loss)
+
+
+@dataclass(frozen=True)
+class State:
+    """Rows of the stack's tensors, each `(K, P)`: AdamW's state and the weights."""
+
+    weights: Tensor
+    mean: Tensor
+    square: Tensor
+
+    def rows(self, start: int, stop: int) -> State:
+        return State(self.weights[start:stop], self.mean[start:stop], self.square[start:stop])
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"weights": self.weights, "mean": self.mean, "square": self.square}
+
+
+class Program:
+    """The step of one shape on one engine."""
+
+    def __init__(self, shape: Shape, engine: Engine) -> None:
+        self.engine = engine
+        self._forward = forward_of(shape, engine.precision)
+        self._update = update_of(shape.architecture, shape.optimizer, engine.device)
+        self._losses = _compiled(self._flat_losses) if engine.compiled else self._flat_losses
+        self._apply = _compiled(self._flat_apply) if engine.compiled else self._flat_apply
+
+    def step(self, state: State, tokens: Tensor, share: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """One optimizer step of the rows, in place.
+
+        Args:
+            state: `(K, P)` each.
+            tokens: `(K, B, T + 1)` ids.
+            share: `(K, B)` of each sequence in its trial's mean.
+            numbers: `(K, NUMBERS)` of `rates.step_numbers`.
+
+        Returns:
+            Cross entropies before the step and gradient norms before the clip, each `(K,)`, on the device.
+        """
+        weights = state.weights.detach().requires_grad_()
+        cross_entropy, objective = self._losses(weights, tokens, share, numbers)
+        (gradients,) = torch.autograd.grad(objective.sum(), weights)
+        with torch.no_grad():
+            norms = self._apply(state.weights, gradients, state.mean, state.square, numbers)
+        return cross_entropy.detach(), norms
+
+    def loss(self, weights: Tensor, tokens: Tensor, numbers: Tensor) -> float:
+        """Mean cross entropy of one trial's weights `(1, P)` on `(S, T + 1)` ids."""
+        with torch.inference_mode():
+            return self._evaluate(weights, tokens, numbers).cross_entropy.item()
+
+    def max_attention_logit(self, weights: Tensor, tokens: Tensor, numbers: Tensor) -> float:
+        """Of one trial's weights `(1, P)` on `(S, T + 1)` ids."""
+        _, knobs = rates.unpack(numbers)
+        return model.max_attention_logit(weights, tokens[None, :, :-1], knobs, self._forward)
+
+    def _evaluate(self, weights: Tensor, tokens: Tensor, numbers: Tensor) -> Losses:
+        share = torch.full((1, len(tokens)), 1 / len(tokens), device=tokens.device)
+        return model.losses(weights, tokens.unsqueeze(0), share, rates.unpack(numbers)[1], self._forward)
+
+    def _flat_losses(self, weights: Tensor, tokens: Tensor, share: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        losses = model.losses(weights, tokens, share, rates.unpack(numbers)[1], self._forward)
+        return losses.cross_entropy, losses.objective
+
+    def _flat_apply(self, weights: Tensor, gradients: Tensor, mean: Tensor, square: Tensor, numbers: Tensor) -> Tensor:
+        return self._update.apply_(weights, gradients, mean, square, rates.unpack(numbers)[0])
+
+
+class Captured:
+    """A step as one CUDA graph: replayed on inputs that are copied into place, with no launch by launch cost."""
+
+    def __init__(self, program: Program, state: State, tokens: Tensor, share: Tensor, numbers: Tensor) -> None:
+        self._inputs = [tokens.clone(), share.clone(), numbers.clone()]
+        before = {name: tensor.clone() for name, tensor in state.tensors().items()}
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # of torch
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):  # a graph is captured from warm kernels
+                program.step(state, *self._inputs)
+        torch.cuda.current_stream().wait_stream(stream)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._outputs = program.step(state, *self._inputs)
+        for name, tensor in state.tensors().items():  # what the warming up has moved
+            tensor.copy_(before[name])
+
+    def __call__(self, tokens: Tensor, share: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        for place, given in zip(self._inputs, (tokens, share, numbers), strict=True):
+            place.copy_(given, non_blocking=True)
+        self._graph.replay()
+        cross_entropy, norms = self._outputs
+        return cross_entropy.clone(), norms.clone()
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    torch._dynamo.config.recompile_limit = MAX_SHAPES  # of one process; torch gives up compiling after 8
+    return torch.compile(function, dynamic=False)
