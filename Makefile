@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 NAME ?= quickstart
 
 .DEFAULT_GOAL := help
-.PHONY: help search test check lint benchmark clean
+.PHONY: help search test check lint benchmark verify-models clean
 
 help: ## list these targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 # torch first: its CPU build has to be there before anything asks for torch.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -16,6 +16,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps mup # its own asks for plotting it need not
 	@touch $@
 
 search: $(VENV)/installed ## run the quickstart search and print what it recommends (NAME=... for another one)
@@ -35,6 +36,20 @@ check: lint test ## everything: lint, tests, and the slow tests (README commands
 benchmark: $(VENV)/installed ## the figures of the README, measured again (about half an hour)
 	$(BIN)/python -m tests.benchmarks.unswept_size
 	$(BIN)/python -m tests.benchmarks.help_time
+	$(BIN)/python -m tests.benchmarks.stack_throughput
+	$(BIN)/python -m tests.benchmarks.stock_stack
+	$(BIN)/python -m tests.benchmarks.width_transfer
+	$(BIN)/python -m tests.benchmarks.anneal
+	$(BIN)/python -m tests.benchmarks.memory_model
+
+.venv-models/installed: tests/verify_models/requirements.txt constraints.txt
+	$(PYTHON) -m venv .venv-models
+	.venv-models/bin/python -m pip install --quiet --constraint constraints.txt torch
+	.venv-models/bin/python -m pip install --quiet --constraint constraints.txt -r tests/verify_models/requirements.txt
+	@touch $@
+
+verify-models: .venv-models/installed ## our models against those of transformers, in an environment of its own
+	PYTHONPATH=. .venv-models/bin/python -m tests.verify_models.verify_models
 
 clean: ## remove the environment; searches stay
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-models

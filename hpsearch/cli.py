@@ -271,6 +271,47 @@ def doctor(file: Path | None, as_json: bool, home: Path, cache: Path | None) -> 
         sys.exit(USER_ERROR)
 
 
+@cli.command("check-parametrization")
+@click.option("--search", type=click.Path(path_type=Path), help="Search file to take rule, model and optimizer from.")
+@click.option("--rule", type=click.Choice(["standard", "mup", "completep"]), help="[default: mup]")
+@click.option("--kind", type=click.Choice(["gpt", "llama"]), help="[default: gpt]")
+@click.option("--optimizer", type=click.Choice(["adamw", "muon"]), help="[default: adamw]")
+@click.option("--widths", help="[default: 32,64,128,256]")
+@click.option("--depths", help="[default: 2,4,8]")
+@click.option("--steps", type=int, help="Training steps.  [default: 4]")
+@click.option("--seeds", type=int, help="[default: 8]")
+@click.option(
+    "-o", "--output", "picture", type=click.Path(dir_okay=False, path_type=Path), help="Picture to write, an SVG."
+)
+@json_output_option
+@quiet_option
+@live_option
+def check_parametrization(search: Path | None, picture: Path | None, output: str, **options: str | int | None) -> None:
+    """The coordinate check: do activations keep their size as models grow in width and depth?
+
+    Small models are trained for a few steps. Exit code 0 where every size that the rule promises to keep is
+    kept, 2 where one is not: a rule that fails, or one that promises nothing, as `standard`.
+    """
+    from rich.console import Console
+
+    from hpsearch.parametrization_check import check_parametrization as check_study
+    from hpsearch.parametrization_check import check_table
+    from hpsearch.parametrization_study import choose_study, study_of_search
+    from hpsearch.spec import load_spec
+
+    report = check_study(choose_study(study_of_search(load_spec(search)) if search else {}, options))
+    if picture is not None:
+        from hpsearch.parametrization_figure import draw_check
+
+        draw_check(report, picture)
+    if output == "json":
+        click.echo(json.dumps(report.to_dict(), indent=2))
+    elif output == "live":
+        Console().print(check_table(report))
+    if report.faults:
+        sys.exit(USER_ERROR)
+
+
 def main() -> None:
     """Runs the command line; turns errors into messages and exit codes."""
     os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "0")  # else it writes to the terminal; a search's log has it

@@ -8,7 +8,8 @@ muP logits start as 1 / sqrt(width)), so it is judged by its change; and the cha
 weights learn, as queries and keys that an embedding has moved have not learned to agree. So everything is trained
 once more with the matrices of the blocks learning alone, where a rate of theirs that falls too fast shows.
 
-TODO numbers
+With the default sizes, 8 models of either kind and optimizer under `mup` and `completep` have every promised slope
+within the tolerance; under `standard` changes grow with the width to the power 0.5 to 1.9.
 
 The batch is 16 tokens because the rules speak of widths far above the number of tokens: with 256 tokens and the same
 widths, logits change with a slope of -0.2 and attention logits with -0.5 under a rule that is right.
