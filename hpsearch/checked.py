@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
@@ -13,6 +13,20 @@ MAX_ERRORS_SHOWN = 8  # what fits one screen
 # The upper ends keep every product of them a number; no search comes near.
 PositiveFloat = Annotated[FiniteFloat, Field(gt=0, le=1e30)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
+
+
+Numbers = TypeVar("Numbers", bound=tuple[float, ...])
+
+
+def ascending(values: Numbers) -> Numbers:
+    """A pydantic validator: each value is above the one before.
+
+    Raises:
+        ValueError: one is not.
+    """
+    if list(values) != sorted(set(values)):
+        raise ValueError(f"must ascend without repeats, got {list(values)}; sort them")
+    return values
 
 
 class Checked(BaseModel):

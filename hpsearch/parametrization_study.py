@@ -10,7 +10,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from hpsearch.checked import Checked, PositiveFloat, explain
+from hpsearch.checked import Checked, PositiveFloat, ascending, explain
 from hpsearch.domains import DEFAULTS
 from hpsearch.model_spec import Model, Scaling, Shape
 from hpsearch.spec import Spec
@@ -25,13 +25,7 @@ CONTEXT_TOKENS, BATCH_SEQUENCES, VOCABULARY = 4, 2, 8  # few tokens: the rules s
 SECTIONS = {"rule": "parametrization", "kind": "model"}  # where the options belong that are no keys of their own
 
 
-def _ascending(sizes: tuple[int, ...]) -> tuple[int, ...]:
-    if list(sizes) != sorted(set(sizes)):
-        raise ValueError(f"must ascend without repeats, got {list(sizes)}; sort them")
-    return sizes
-
-
-Sizes = Annotated[tuple[Annotated[int, Field(ge=1, le=8192)], ...], Field(min_length=2), AfterValidator(_ascending)]
+Sizes = Annotated[tuple[Annotated[int, Field(ge=1, le=8192)], ...], Field(min_length=2), AfterValidator(ascending)]
 
 
 class Axis(StrEnum):

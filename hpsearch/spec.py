@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from hpsearch import spec_rules
-from hpsearch.checked import Checked, Count, PositiveFloat, explain
+from hpsearch.checked import Checked, Count, PositiveFloat, ascending, explain
 from hpsearch.conditions import check_conditions
 from hpsearch.domains import (
     DEFAULTS,
@@ -40,13 +40,7 @@ from trials.trial import DecayConvention
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
 
-def _ascending(ratios: tuple[float, ...]) -> tuple[float, ...]:
-    if list(ratios) != sorted(set(ratios)):
-        raise ValueError(f"rungs must ascend without repeats, got {list(ratios)}; sort them")
-    return ratios
-
-
-Ratios = Annotated[tuple[PositiveFloat, ...], Field(min_length=1), AfterValidator(_ascending)]
+Ratios = Annotated[tuple[PositiveFloat, ...], Field(min_length=1), AfterValidator(ascending)]
 
 
 class Proxy(Shape):

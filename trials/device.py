@@ -210,8 +210,9 @@ class Device:
         if shape not in self._stacks:
             self._stacks = {shape: stack for shape, stack in self._stacks.items() if stack.slots}
             held_out = self._held_out_sequences(shape.architecture.context_tokens)
-            program = self._programs.setdefault(shape, Program(shape, self._engine))
-            self._stacks[shape] = Stack(shape, self.slots, program, self._train_tokens, held_out)
+            if shape not in self._programs:
+                self._programs[shape] = Program(shape, self._engine)
+            self._stacks[shape] = Stack(shape, self.slots, self._programs[shape], self._train_tokens, held_out)
         return self._stacks[shape]
 
     def _held_out_sequences(self, context_tokens: int) -> HeldOut:

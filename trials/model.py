@@ -117,8 +117,9 @@ def logits(weights: Tensor, tokens: Tensor, knobs: Knobs, forward: Forward, obse
         x = x + w["positions"].unsqueeze(1)[:, :, :T]
     x = x.reshape(K, B * T, shape.width)
     observe("embedding", x)
+    run = _Pass(w, forward, observe, K, B, T)
     for block in range(shape.depth):
-        x = _block(x, w, block, forward, observe, (K, B, T))
+        x = _block(x, block, run)
     if not shape.post_norm:
         x = _norm(x, w, "final_norm", shape)
     unembedding = w["embedding" if shape.kind is Kind.GPT else "unembedding"]
@@ -131,36 +132,35 @@ def logits(weights: Tensor, tokens: Tensor, knobs: Knobs, forward: Forward, obse
     return torch.tanh(scores / cap) * cap  # Gemma Team 2024 (arXiv 2408.00118)
 
 
-def _block(
-    x: Tensor,
-    w: Mapping[str, Tensor],
-    block: int,
-    forward: Forward,
-    observe: Observer,
-    sizes: tuple[int, int, int],
-) -> Tensor:
+@dataclass(frozen=True)
+class _Pass:
+    """One forward pass: what every block is given."""
+
+    w: Mapping[str, Tensor]  # by name, each `(K, *shape)`
+    forward: Forward
+    observe: Observer
+    K: int
+    B: int
+    T: int
+
+
+def _block(x: Tensor, block: int, run: _Pass) -> Tensor:
     """One block, `(K, N, d)` -> `(K, N, d)`: attention, then feed-forward, each added to the residual stream."""
-    shape, residual = forward.architecture, forward.multipliers.residual
+    shape, residual = run.forward.architecture, run.forward.multipliers.residual
     for branch, norm in ((_attention, "attention_norm"), (_feed_forward, "mlp_norm")):
-        source = x if shape.post_norm else _norm(x, w, f"{block}.{norm}", shape)
-        added = branch(source, w, block, forward, observe, sizes)
+        source = x if shape.post_norm else _norm(x, run.w, f"{block}.{norm}", shape)
+        added = branch(source, block, run)
         x = x + (added if residual == 1.0 else added * residual)
         if shape.post_norm:
-            x = _norm(x, w, f"{block}.{norm}", shape)
-        observe(f"{block}.{norm.removesuffix('_norm')}", added)
+            x = _norm(x, run.w, f"{block}.{norm}", shape)
+        run.observe(f"{block}.{norm.removesuffix('_norm')}", added)
     return x
 
 
-def _attention(
-    x: Tensor,
-    w: Mapping[str, Tensor],
-    block: int,
-    forward: Forward,
-    observe: Observer,
-    sizes: tuple[int, int, int],
-) -> Tensor:
+def _attention(x: Tensor, block: int, run: _Pass) -> Tensor:
     """Causal attention with grouped queries, dense or in a band: `(K, N, d)` -> `(K, N, d)`."""
-    shape, (K, B, T) = forward.architecture, sizes
+    w, forward, K, B, T = run.w, run.forward, run.K, run.B, run.T
+    shape = forward.architecture
     H, G, h = shape.heads, shape.kv_heads, shape.head_size
     joined = _linear(x, w, f"{block}.qkv", forward).view(K * B, T, H + 2 * G, h).transpose(1, 2)
     query, key, value = torch.split(joined, [H, G, G], dim=1)  # (K B, heads, T, h)
@@ -174,8 +174,8 @@ def _attention(
     if H != G:
         key, value = key.repeat_interleave(H // G, 1), value.repeat_interleave(H // G, 1)
     scale = forward.multipliers.attention
-    observe(f"{block}.query", query * scale)
-    observe(f"{block}.key", key)
+    run.observe(f"{block}.query", query * scale)
+    run.observe(f"{block}.key", key)
     if x.is_cuda:  # where there are kernels for it; on a CPU bfloat16 attention is slower
         query, key, value = (part.to(forward.precision.dtype) for part in (query, key, value))
     reach = shape.attended_tokens(block)
@@ -184,22 +184,15 @@ def _attention(
     return _linear(attended.transpose(1, 2).reshape(K, B * T, H * h), w, f"{block}.attention_out", forward)
 
 
-def _feed_forward(
-    x: Tensor,
-    w: Mapping[str, Tensor],
-    block: int,
-    forward: Forward,
-    observe: Observer,
-    sizes: tuple[int, int, int],
-) -> Tensor:
+def _feed_forward(x: Tensor, block: int, run: _Pass) -> Tensor:
     """tanh GELU (Hendrycks and Gimpel 2016) or SwiGLU (Shazeer 2020): `(K, N, d)` -> `(K, N, d)`."""
-    hidden = _linear(x, w, f"{block}.mlp_in", forward)
-    if forward.architecture.kind is Kind.GPT:
+    hidden = _linear(x, run.w, f"{block}.mlp_in", run.forward)
+    if run.forward.architecture.kind is Kind.GPT:
         hidden = F.gelu(hidden, approximate="tanh")
     else:
         gate, value = hidden.chunk(2, dim=2)
         hidden = F.silu(gate) * value
-    return _linear(hidden, w, f"{block}.mlp_out", forward)
+    return _linear(hidden, run.w, f"{block}.mlp_out", run.forward)
 
 
 def _embed(embedding: Tensor, tokens: Tensor) -> Tensor:

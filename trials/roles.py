@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 
 from trials.architecture import Role
 from trials.parametrization import OptimizerKind
@@ -27,7 +26,6 @@ class RoleNumbers:
     weight_decay: float  # under the search's convention; 0 where none acts
 
 
-@lru_cache(maxsize=4096)
 def role_numbers(config: TrialConfig) -> Mapping[Role, RoleNumbers]:
     """The numbers of every role, those that the configuration's model does not have too."""
     return {role: _numbers(config, role) for role in Role}

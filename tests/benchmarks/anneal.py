@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 from dataclasses import asdict, dataclass
@@ -21,7 +20,7 @@ from rich.console import Console
 from scipy import stats
 
 from hpsearch.plan import run_config
-from tests.benchmarks.harness import config_of, open_device, spec_of, train, whole_steps
+from tests.benchmarks.harness import config_of, open_device, read_options, spec_of, train, whole_steps
 from trials.device import Device
 from trials.trial import Measurement, TrialConfig
 
@@ -140,11 +139,7 @@ def draw(path: Path, found: Answer, ended: list[list[Measurement]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--output", type=Path, default=Path("anneal.svg"))
-    parser.add_argument("--tokens", type=int, default=600_000)
-    options = parser.parse_args()
+    options = read_options(__doc__, "anneal.svg", tokens=600_000)
     device, _ = open_device()
     found, ended = answer(device, options.tokens)
     draw(options.output, found, ended)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -43,6 +44,17 @@ def config_of(spec: Spec, proxy: int, run_tokens: int, learning_rate: float, see
     """A trial of one proxy whose run is so long."""
     shape = spec.architecture(spec.ladder[proxy])
     return run_config(spec, shape, run_tokens, {"learning_rate": learning_rate}, seed)
+
+
+def read_options(what: str | None, picture: str, tokens: int, **more: str) -> argparse.Namespace:
+    """The command line of a benchmark that trains and draws; `more` are options of its own with their defaults."""
+    parser = argparse.ArgumentParser(description=what, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--output", type=Path, default=Path(picture))
+    parser.add_argument("--tokens", type=int, default=tokens)
+    for name, default in more.items():
+        parser.add_argument(f"--{name}", default=default)
+    return parser.parse_args()
 
 
 def whole_steps(tokens: float) -> int:

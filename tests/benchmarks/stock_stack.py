@@ -31,7 +31,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import pickle
 import subprocess
 import sys
 import tempfile
@@ -198,8 +197,8 @@ def run_hpsearch(spec: Spec, cache: Path, home: Path) -> Side:
 
 def run_stock(search: StockSearch) -> Side:
     """The search as a user's script."""
-    file = search.home / "search.pickle"
-    file.write_bytes(pickle.dumps(search))
+    file = search.home / "search.json"
+    file.write_text(search.to_json())
     wall_s = timed_s((*STOCK_COMMAND, str(file)), STOCK_ENVIRONMENT)
     trials = json.loads(search.results.read_text())
     if errors := [trial["error"] for trial in trials if trial["error"] or not trial["tokens"]]:

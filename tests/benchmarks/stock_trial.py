@@ -10,29 +10,26 @@ import json
 import logging
 import math
 import os
-import pickle
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import ray
 import torch
-import torch.nn.functional as F
 from ray import tune
 from ray.air.integrations.mlflow import MLflowLoggerCallback
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 from torch import Tensor, nn
 
-from trials.architecture import Architecture
+from tests.benchmarks.plain_gpt import PlainGPT
 from trials.data import training_batch, validation_batches
+from trials.model import initial_weights
 from trials.tokens import TokenSet, load_split
 from trials.trial import TrialConfig
 
-INIT_STD = 0.02  # GPT-2's
-EMBEDDINGS = ("wte.weight", "wpe.weight")  # a Linear holds its matrix transposed, they do not
 VALIDATION_CHUNK = 64  # sequences of one forward pass, as many as `trials.validation` takes
 
 
@@ -59,6 +56,21 @@ class StockSearch:
         """The last report of every trial, and the error where there was one."""
         return self.home / "results.json"
 
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), default=str)  # paths
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        data = json.loads(text)
+        named = {
+            "config": TrialConfig.from_dict(data["config"]),
+            "rungs": tuple(data["rungs"]),
+            "space": {name: tuple(domain) for name, domain in data["space"].items()},
+            "token_set": TokenSet(**{**data["token_set"], "directory": Path(data["token_set"]["directory"])}),
+            "home": Path(data["home"]),
+        }
+        return cls(**{**data, **named})
+
     def trial_config(self, values: Mapping[str, float]) -> TrialConfig:
         """A trial with the searched values; its warmup is a fraction of the whole budget."""
         return replace(
@@ -70,71 +82,15 @@ class StockSearch:
         )
 
 
-class Attention(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.c_attn = nn.Linear(width, 3 * width)
-        self.c_proj = nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        B, T, d = x.shape
-        query, key, value = (
-            part.view(B, T, self.heads, d // self.heads).transpose(1, 2) for part in self.c_attn(x).split(d, dim=2)
-        )
-        attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        projected: Tensor = self.c_proj(attended.transpose(1, 2).reshape(B, T, d))
-        return projected
-
-
-class Block(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.ln_1 = nn.LayerNorm(width)
-        self.attn = Attention(width, heads)
-        self.ln_2 = nn.LayerNorm(width)
-        self.c_fc = nn.Linear(width, 4 * width)
-        self.c_proj = nn.Linear(4 * width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.ln_1(x))
-        out: Tensor = x + self.c_proj(F.gelu(self.c_fc(self.ln_2(x)), approximate="tanh"))
-        return out
-
-
-class GPT(nn.Module):
-    """minGPT in plain torch.nn, with the initial weights that `trials.model` draws from the same seed."""
-
-    def __init__(self, shape: Architecture, seed: int) -> None:
-        super().__init__()
-        self.wte = nn.Embedding(shape.vocabulary, shape.width)
-        self.wpe = nn.Embedding(shape.context_tokens, shape.width)
-        self.h = nn.ModuleList(Block(shape.width, shape.heads) for _ in range(shape.depth))
-        self.ln_f = nn.LayerNorm(shape.width)
-        generator = torch.Generator().manual_seed(seed)
-        for name, weight in self.named_parameters():
-            if weight.dim() == 2:
-                std = INIT_STD / math.sqrt(2 * shape.depth) if name.endswith("c_proj.weight") else INIT_STD
-                draws = torch.randn(weight.numel(), generator=generator) * std
-                weight.data = draws.view(weight.shape) if name in EMBEDDINGS else draws.view(weight.T.shape).T.clone()
-            elif name.endswith("bias"):
-                nn.init.zeros_(weight)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """`(B, T + 1)` token ids -> mean cross entropy."""
-        x = self.wte(tokens[:, :-1]) + self.wpe.weight[: tokens.shape[1] - 1]
-        for block in self.h:
-            x = block(x)
-        logits = self.ln_f(x) @ self.wte.weight.T
-        return F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
-
-
 def reports(config: TrialConfig, search: StockSearch) -> Iterator[dict[str, float]]:
     """Trains one trial; yields its validation loss (nats a token) and its tokens at each rung."""
     context_tokens, last_rung = config.architecture.context_tokens, search.rungs[-1]
     train_tokens, validation = load_split(search.token_set, "train"), load_split(search.token_set, "validation")
     held_out = torch.from_numpy(validation_batches(validation, search.validation_tokens, context_tokens))
-    gpt = GPT(config.architecture, config.seed)
+    gpt = PlainGPT(config.architecture)
+    gpt.load_row(
+        config.architecture, initial_weights(config.architecture, config.parametrization, config.init_std, config.seed)
+    )
     optimizer = adamw(gpt, config)
     for step in range(last_rung // config.step_tokens):
         batch = training_batch(train_tokens, config.seed, step, config.batch_sequences, context_tokens)
@@ -144,18 +100,13 @@ def reports(config: TrialConfig, search: StockSearch) -> Iterator[dict[str, floa
             yield {"loss": validation_loss(gpt, held_out), "tokens": tokens}
 
 
-def adamw(gpt: GPT, config: TrialConfig) -> torch.optim.AdamW:
+def adamw(gpt: PlainGPT, config: TrialConfig) -> torch.optim.AdamW:
     """Weight decay acts on matrices; not on gains, biases and positions."""
-    named = dict(gpt.named_parameters())
-    decayed = {name for name, weight in named.items() if weight.dim() == 2 and name != "wpe.weight"}
-    groups = [
-        {"params": [named[name] for name in named if name in decayed], "weight_decay": config.weight_decay},
-        {"params": [named[name] for name in named if name not in decayed], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
+    betas = (config.beta1, config.beta2)
+    return torch.optim.AdamW(gpt.decayed(), weight_decay=config.weight_decay, betas=betas, eps=config.eps, fused=True)
 
 
-def learn(gpt: GPT, optimizer: torch.optim.AdamW, batch: Tensor, rate: float, gradient_clip: float) -> None:
+def learn(gpt: PlainGPT, optimizer: torch.optim.AdamW, batch: Tensor, rate: float, gradient_clip: float) -> None:
     """One step on `(B, T + 1)` token ids."""
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -173,7 +124,7 @@ def learning_rate(config: TrialConfig, step: int, last_rung: int) -> float:
     return config.learning_rate * min(warmup, (last_rung - middle) / (last_rung - config.branch_tokens(last_rung)))
 
 
-def validation_loss(gpt: GPT, held_out: Tensor) -> float:
+def validation_loss(gpt: PlainGPT, held_out: Tensor) -> float:
     """Mean loss on `(W, T + 1)` held-out token ids."""
     with torch.inference_mode():
         losses = [gpt(chunk).item() * len(chunk) for chunk in torch.split(held_out, VALIDATION_CHUNK)]
@@ -226,4 +177,4 @@ def _last_report(result: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    run(pickle.loads(Path(sys.argv[1]).read_bytes()))
+    run(StockSearch.from_json(Path(sys.argv[1]).read_text()))

@@ -9,7 +9,6 @@ each width is that of a parabola through the losses near the best, its interval 
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 import time
@@ -22,7 +21,7 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks.harness import config_of, open_device, spec_of, train, whole_steps
+from tests.benchmarks.harness import config_of, open_device, read_options, spec_of, train, whole_steps
 
 SEEDS = (0, 1, 2, 3)
 OCTAVES = np.arange(-4, 5) / 2  # of the grid, around the centre
@@ -114,12 +113,7 @@ def draw(path: Path, widths: list[int], losses: dict[str, Floats], shifts: list[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--output", type=Path, default=Path("width_transfer.svg"))
-    parser.add_argument("--tokens", type=int, default=200_000)
-    parser.add_argument("--widths", default="64,256")
-    options = parser.parse_args()
+    options = read_options(__doc__, "width_transfer.svg", tokens=200_000, widths="64,256")
     widths = [int(part) for part in options.widths.split(",")]
     losses = {rule: sweep(rule, widths, options.tokens) for rule in GRID_CENTRE}
     shifts = [shift_of(rule, of_rule) for rule, of_rule in losses.items()]
