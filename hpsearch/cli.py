@@ -280,13 +280,16 @@ def doctor(file: Path | None, as_json: bool, home: Path, cache: Path | None) -> 
 @click.option("--depths", help="[default: 2,4,8]")
 @click.option("--steps", type=int, help="Training steps.  [default: 4]")
 @click.option("--seeds", type=int, help="[default: 8]")
+@click.option("--learning-rate", type=float, help="Of the base.  [default: 0.0039]")
 @click.option(
     "-o", "--output", "picture", type=click.Path(dir_okay=False, path_type=Path), help="Picture to write, an SVG."
 )
 @json_output_option
 @quiet_option
 @live_option
-def check_parametrization(search: Path | None, picture: Path | None, output: str, **options: str | int | None) -> None:
+def check_parametrization(
+    search: Path | None, picture: Path | None, output: str, **options: str | float | None
+) -> None:
     """The coordinate check: do activations keep their size as models grow in width and depth?
 
     Small models are trained for a few steps. Exit code 0 where every size that the rule promises to keep is

@@ -8,10 +8,14 @@ muP logits start as 1 / sqrt(width)), so it is judged by its change; and the cha
 weights learn, as queries and keys that an embedding has moved have not learned to agree. So everything is trained
 once more with the matrices of the blocks learning alone, where a rate of theirs that falls too fast shows.
 
-With the default sizes, 8 models of either kind and optimizer under `mup` and `completep` have every promised slope
-within the tolerance; under `standard` changes grow with the width to the power 0.5 to 1.9.
+Measured with the defaults on 16 disjoint sets of 8 seeds, gpt and llama, AdamW: under `mup` over widths and
+`completep` over both, slopes lie between -0.20 (attention logits; all others above -0.15) and +0.13. Under
+`standard` changes grow over widths: logits with 0.72 to 0.91, branches and stream with 1.5 to 2.0. Under `mup` the
+stream grows over depths, with 0.35 to 0.9. A power that is wrong by one half, of a rate, an initialisation or a
+multiplier, makes the worst slope 0.32 to 0.9. Under Muon, `mup` keeps changes between -0.10 and +0.06 over widths,
+and misses them by -0.5 where Muon's rate falls as AdamW's does.
 
-The batch is 16 tokens because the rules speak of widths far above the number of tokens: with 256 tokens and the same
+A batch has 8 tokens because the rules speak of widths far above the number of tokens: with 256 tokens and the same
 widths, logits change with a slope of -0.2 and attention logits with -0.5 under a rule that is right.
 
 What the check cannot see: eps and weight decay, which tell after many steps, and the rates of vectors, whose

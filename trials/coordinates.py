@@ -73,10 +73,10 @@ def training_sizes(config: TrialConfig, steps: int, seeds: int) -> list[Size]:
     state = State(weights, torch.zeros_like(weights), torch.zeros_like(weights))
     tokens = torch.stack([narrowing_tokens(config, seed) for seed in range(seeds)])
     share = torch.full(tokens.shape[:2], 1 / config.batch_sequences)
-    start = activations(state.weights, tokens, _numbers(config, 0, seeds), forward)
+    start = activations(state.weights, tokens, step_rows(config, 0, seeds), forward)
     found = [*_sizes(start, start, 0)]
     for step in range(steps):
-        numbers = _numbers(config, step, seeds)
+        numbers = step_rows(config, step, seeds)
         program.step(state, tokens, share, numbers)
         found += _sizes(activations(state.weights, tokens, numbers, forward), start, step + 1)
     return found
@@ -118,7 +118,7 @@ def narrowing_tokens(config: TrialConfig, seed: int) -> Tensor:
     return tokens
 
 
-def _numbers(config: TrialConfig, step: int, seeds: int) -> Tensor:
+def step_rows(config: TrialConfig, step: int, seeds: int) -> Tensor:
     """`(K, NUMBERS)` of a step at the peak rate; `step` counts from 0."""
     row = rates.step_numbers(config, step * config.step_tokens, LAST_STEP * config.step_tokens, step + 1)
     return torch.from_numpy(np.tile(row.astype(np.float32), (seeds, 1)))

@@ -1,15 +1,16 @@
 """How much memory stacks need, and what running out of it looks like.
 
-What a device holds has three parts. Each slot holds a state as long as its stack lives. Stacks take turns, so only
-the largest piece of work counts: a step, or a measurement. And the C library keeps some of what is freed.
+What a device holds is the slots, each as long as its stack lives, and work: stacks take turns, so only the largest
+step or measurement counts. Work is a list of blocks, since what becomes of freed memory depends on their sizes.
 
-Letters: P parameters, N = B T tokens of a batch, d width, f feed-forward width, q = H h and k = G h widths of all
-queries and of all keys, V vocabulary. Sizes in floats are of 4 bytes.
+Letters: P parameters, N tokens of a step, d width, f feed-forward width, q = H h and k = G h widths of all queries
+and of all keys, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -20,9 +21,26 @@ from trials.parametrization import OptimizerKind
 from trials.program import Shape
 from trials.validation import ATTENTION_SEQUENCES, CHUNK_SEQUENCES
 
-REFUSALS = ("can't allocate memory", "bad_alloc", "out of memory")  # of torch's CPU allocator, C++, drivers
-MIB = 2**20
-KEPT_SHARE = 0.06  # of what a CPU stack allocates: freed, and not given back by glibc; mean of the benchmark's cases
+REFUSALS = ("can't allocate memory", "bad_alloc", "out of memory")  # torch's CPU allocator, C++, drivers
+
+# glibc takes blocks below its largest M_MMAP_THRESHOLD from a heap, and has holes there; larger ones are mapped,
+# and given back as soon as they are freed. The three shares are fits to tests/benchmarks/memory_model.py, with one
+# heap for all threads (MALLOC_ARENA_MAX=1; with a heap a thread, up to a third more was seen).
+MAPPED_BYTES = 2**25
+COMPILED_HOLES = 0.06  # compiled code frees in the order in which the heap can shrink
+FLOAT32_HOLES = 0.10
+BFLOAT16_HOLES = 0.35  # each product leaves blocks of two sizes
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Tensors of one size that are there at the same time."""
+
+    number: float
+    each_bytes: int
+
+
+Work = Sequence[Blocks]
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -32,57 +50,24 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(refusal in str(error) for refusal in REFUSALS)
 
 
-def slot_bytes(shape: Shape, engine: Engine) -> int:
-    """Of one slot as long as its stack lives.
-
-    AdamW's weights, mean and square are 12 P. A trial on its branch has a copy of its trunk, another 12 P, which is
-    always on the host; and trials that were admitted together branch together.
-    """
-    return (24 if engine.device == "cpu" else 12) * shape.architecture.params_total
-
-
-def program_bytes(shape: Shape) -> int:
-    """Of a stack, however many slots it has: each parameter's role (int32), and whether Muon acts on it (bool)."""
-    return 5 * shape.architecture.params_total
-
-
-def step_bytes(shape: Shape, rows: int, engine: Engine) -> int:
-    """Of a step of so many rows, while it lasts: at its peak either the backward pass or the update."""
-    update = _update_floats(shape, engine) * shape.architecture.params_total
-    return 4 * rows * round(max(_backward_floats(shape, engine), update))
-
-
-def measurement_bytes(shape: Shape, validation_tokens: int) -> int:
-    """Of a measurement of one trial, which is a forward pass and not compiled.
-
-    In a block, the residual stream three times, its norm, and the feed-forward's 2 f (SwiGLU: 4 f); at the end the
-    logits, capped ones too, and their log-softmax. For the largest attention logit all products of a block's
-    queries with its keys are there at once, with and without the mask.
-    """
-    architecture = shape.architecture
-    T, wide = architecture.context_tokens, 4 if architecture.kind is Kind.LLAMA else 2
-    block = 4 * architecture.width + wide * architecture.feed_forward_width
-    logits = 2 * architecture.width + (2 + shape.softcap) * architecture.vocabulary
-    sequences = min(CHUNK_SEQUENCES, validation_tokens // T)
-    products = min(ATTENTION_SEQUENCES, sequences) * T * (2 * architecture.heads * T + block)
-    return 4 * max(sequences * T * max(block, logits), products)
-
-
 def predicted_bytes(slots: Mapping[Shape, int], engine: Engine, validation_tokens: int) -> int:
-    """Of a device whose stacks have so many slots each, filled or not, with the validation tokens of a measurement.
+    """Of a device whose stacks have so many slots each, filled or not, and so many tokens to validate on.
 
-    Measured on CPUs (tests/benchmarks/memory_model.py). For a GPU it is the same count, with all slots of a stack
-    in one step, and has been measured on none. There a captured step keeps its work for itself, so work adds up
-    over stacks; and it is captured beside a copy of the states.
+    On a CPU within 15 % of the growth of resident memory where that is 500 MB and more. For a GPU it is the same
+    count with all slots of a stack in one step, and no measurement is behind it. There a captured step keeps its
+    memory, so steps add up over stacks, and it is captured beside a copy of the states.
     """
-    held = sum(program_bytes(shape) + count * slot_bytes(shape, engine) for shape, count in slots.items())
-    steps = {shape: step_bytes(shape, engine.group(count), engine) for shape, count in slots.items() if count}
-    measurement = max((measurement_bytes(shape, validation_tokens) for shape in slots), default=0)
-    if engine.device != "cpu":
-        captured = engine.compiled
-        copies = max((count * slot_bytes(shape, engine) for shape, count in slots.items()), default=0)
-        return held + (sum(steps.values()) + max(copies, measurement) if captured else _largest(steps, measurement))
-    return round((1 + KEPT_SHARE) * (held + _largest(steps, measurement)))
+    held = sum(program_bytes(shape) + count * state_bytes(shape) for shape, count in slots.items())
+    steps = [step_work(shape, engine.group(count), engine) for shape, count in slots.items() if count]
+    works = [work for step in steps for work in step]
+    works += [work for shape in slots for work in measurement_work(shape, validation_tokens)]
+    if engine.device == "cpu":
+        trunks = [trunk_work(shape, count) for shape, count in slots.items()]
+        return _resident_bytes(held, [[*work, *trunks] for work in works], engine)
+    if engine.compiled:
+        copies = max((count * state_bytes(shape) for shape, count in slots.items()), default=0)
+        return held + copies + sum(max(map(_total_bytes, step)) for step in steps)
+    return held + max(map(_total_bytes, works), default=0)
 
 
 def fits(slots: Mapping[Shape, int], engine: Engine, validation_tokens: int, memory_bytes: float) -> bool:
@@ -90,53 +75,90 @@ def fits(slots: Mapping[Shape, int], engine: Engine, validation_tokens: int, mem
     return predicted_bytes(slots, engine, validation_tokens) <= memory_bytes
 
 
-def _largest(steps: Mapping[Shape, int], measurement: int) -> int:
-    return max(*steps.values(), measurement, 0) if steps else measurement
+def state_bytes(shape: Shape) -> int:
+    """Of one slot as long as its stack lives: AdamW's weights, mean and square."""
+    return 12 * shape.architecture.params_total
 
 
-def _update_floats(shape: Shape, engine: Engine) -> int:
-    """Floats a parameter, at the peak of the optimizer's update.
+def trunk_work(shape: Shape, slots: int) -> Blocks:
+    """Copies that trials leave at their branch points, on the host: all, as those admitted together branch together."""
+    return Blocks(3 * slots, 4 * shape.architecture.params_total)
 
-    Not compiled: the gradient, the clipped gradient, new mean, square and weights, direction, and two factors of
-    the last difference; Muon has its momentum beside them. Compiled, AdamW's update is one pass in place, and the
-    peak comes before it: gradients in parts, and joined; Muon's keeps the directions of the matrices.
+
+def program_bytes(shape: Shape) -> int:
+    """Of a stack, however many slots it has: each parameter's role (int32), and whether Muon acts on it (bool)."""
+    return 5 * shape.architecture.params_total
+
+
+def step_work(shape: Shape, rows: int, engine: Engine) -> tuple[Work, Work]:
+    """Of a step of so many rows: where its backward pass begins, and in its update.
+
+    Not compiled, an update has at its peak the gradient, the clipped gradient, new mean, square and weights, the
+    direction, a factor of the last difference, the difference, and one more; Muon its momentum beside them.
+    Compiled, AdamW's update is one pass in place, and gradients are there in parts and joined before it; Muon's
+    keeps the matrices' directions.
     """
     muon = shape.optimizer is OptimizerKind.MUON
-    if engine.compiled:
-        return 7 if muon else 2
-    return 10 if muon else 9
+    tensors = (7 if muon else 2) if engine.compiled else (10 if muon else 9)
+    return _backward_work(shape, rows, engine), [Blocks(tensors, 4 * rows * shape.architecture.params_total)]
 
 
-def _backward_floats(shape: Shape, engine: Engine) -> float:
-    """Floats of a row where its forward pass ends and its backward pass begins.
+def measurement_work(shape: Shape, validation_tokens: int) -> tuple[Work, Work, Work]:
+    """Of a forward pass of one trial, which is not compiled: in a block, at the logits, and at an attention.
 
-    All that the blocks have saved, four more streams (embeddings and the last norm), and either the logits with
-    what their gradient needs, or the gradient of the widest activation. In bfloat16 the matrices are there once
-    more; a compiled backward pass has room for all gradients from its start.
+    In a block there are four streams (the residual stream thrice, and its norm) and the feed-forward's 2 f (SwiGLU:
+    4 f); at the end the logits, capped ones too, and their log-softmax. For the largest attention logit all
+    products of queries with keys are there at once, with and without the mask.
     """
     architecture = shape.architecture
-    is_llama, half = architecture.kind is Kind.LLAMA, engine.precision is Precision.BFLOAT16
-    logits = (0.5 if half else 1) + shape.softcap if engine.compiled else 3 + shape.softcap + 2 * shape.z_loss
-    widest = max(logits * architecture.vocabulary, (1 + is_llama) * architecture.feed_forward_width)
-    saved = architecture.depth * _saved_floats(shape, engine) + 4 * architecture.width
-    copies = 0.5 * half * architecture.params + engine.compiled * architecture.params_total
-    return shape.batch_sequences * architecture.context_tokens * (saved + widest) + copies
+    T, d, f = architecture.context_tokens, architecture.width, architecture.feed_forward_width
+    sequences = min(CHUNK_SEQUENCES, validation_tokens // T)
+    watched = min(ATTENTION_SEQUENCES, sequences)
+    wide, N = 4 if architecture.kind is Kind.LLAMA else 2, sequences * T
+    block = [Blocks(4, 4 * N * d), Blocks(wide, 4 * N * f)]
+    logits = [Blocks(2, 4 * N * d), Blocks(2 + shape.softcap, 4 * N * architecture.vocabulary)]
+    attention = [Blocks(8, 4 * watched * T * d), Blocks(2, 4 * watched * architecture.heads * T * T)]
+    return block, logits, attention
 
 
-def _saved_floats(shape: Shape, engine: Engine) -> float:
-    """Floats a token that the backward pass of one block needs.
+def _backward_work(shape: Shape, rows: int, engine: Engine) -> Work:
+    """All that the blocks have saved, and either the logits with what their gradient needs, or the widest gradient.
 
-    The residual stream before both norms, 2 d; the inputs of the four products, 2 d + q + f, in the precision of
-    products; queries, keys, values and what attention gives, 2 q + 2 k, and queries and keys once more for every
-    norm and rotation; and what goes into GELU, f, or SwiGLU, 3 f. A compiled pass does the norms and SwiGLU's
-    product again, and has GELU's input in the precision of products; else the norms have 2 d more.
+    Saved, a block: the residual stream before both norms, 2 d; the inputs of the four products, 2 d + q + f, in the
+    precision of products (of GPT in float32 q is what attention gives); queries, keys, values and what attention
+    gives, 2 q + 2 k, and queries and keys once more for every norm and rotation; and what goes into GELU, f, or
+    SwiGLU, 3 f. A compiled pass does the norms and SwiGLU's product again, and has GELU's input in the precision
+    of products; else the norms have 2 d more. Embeddings and the last norm are four more streams. In bfloat16 the
+    matrices are there once more; a compiled backward pass has room for all gradients from its start.
     """
-    architecture = shape.architecture
-    d, f = architecture.width, architecture.feed_forward_width
-    q, k = architecture.heads * architecture.head_size, architecture.kv_heads * architecture.head_size
-    is_llama, half = architecture.kind is Kind.LLAMA, 0.5 if engine.precision is Precision.BFLOAT16 else 1.0
-    inputs = half * (2 * d + q + f)
-    attention = (2 + is_llama + architecture.qk_norm) * (q + k)
+    a, compiled = shape.architecture, engine.compiled
+    N, is_llama = rows * shape.batch_sequences * a.context_tokens, a.kind is Kind.LLAMA
+    half = 0.5 if engine.precision is Precision.BFLOAT16 else 1.0
+    q, k = a.heads * a.head_size, a.kv_heads * a.head_size
+    logits = half + shape.softcap if compiled else 3 + shape.softcap + 2 * shape.z_loss
+    gradient = (1 + is_llama) * a.feed_forward_width
+    return [
+        Blocks(a.depth * (2 * half + (2 if compiled else 4)) + 4, 4 * N * a.width),
+        Blocks(a.depth * half * (is_llama or half < 1), 4 * N * q),
+        Blocks(a.depth * (2 + is_llama + a.qk_norm), 4 * N * (q + k)),
+        Blocks(a.depth * (half + is_llama * (0 if compiled else 1)), 4 * N * a.feed_forward_width),
+        Blocks(a.depth * (half if compiled else 1), 4 * N * gradient),
+        Blocks(logits, 4 * N * a.vocabulary) if logits * a.vocabulary > gradient else Blocks(1, 4 * N * gradient),
+        Blocks((half < 1) * a.depth, 2 * rows * a.params // a.depth),
+        Blocks(compiled, 4 * rows * a.params_total),
+    ]
+
+
+def _resident_bytes(held: int, works: Iterable[Work], engine: Engine) -> int:
+    """What a CPU process has in memory, holes included; not compiled, mapped blocks come on top of the heap."""
+    works = list(works)
     if engine.compiled:
-        return inputs + attention + 2 * d + half * (1 + is_llama) * f
-    return inputs + attention + 4 * d + (1 + 2 * is_llama) * f
+        return round((1 + COMPILED_HOLES) * (held + max(map(_total_bytes, works), default=0)))
+    heap = max((_total_bytes(b for b in work if b.each_bytes < MAPPED_BYTES) for work in works), default=0)
+    mapped = max((_total_bytes(b for b in work if b.each_bytes >= MAPPED_BYTES) for work in works), default=0)
+    holes = BFLOAT16_HOLES if engine.precision is Precision.BFLOAT16 else FLOAT32_HOLES
+    return held + mapped + round((1 + holes) * heap)
+
+
+def _total_bytes(work: Iterable[Blocks]) -> int:
+    return round(sum(blocks.number * blocks.each_bytes for blocks in work))

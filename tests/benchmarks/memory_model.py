@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -24,7 +25,7 @@ from tests.trials.conftest import CONFIG
 from trials.architecture import Architecture, Kind, gpt, llama
 from trials.data import validation_batches
 from trials.engine import Engine
-from trials.memory import MIB, predicted_bytes
+from trials.memory import predicted_bytes
 from trials.model import Precision
 from trials.parametrization import OptimizerKind, standard
 from trials.program import Program, shape_of
@@ -32,6 +33,7 @@ from trials.stack import Stack
 from trials.trial import Assignment, TrialConfig
 from trials.validation import CHUNK_SEQUENCES, HeldOut
 
+MIB = 2**20
 STEPS = 4  # to the rung, the last two of them on the branch
 RATE = 1e-6  # random text teaches nothing; at this rate nothing diverges either
 
@@ -104,6 +106,7 @@ CASES = {
     "wide llama muon bfloat16": case(WIDE_LLAMA, 2, 2, MUON, BFLOAT16),
     "many slots gpt adamw": case(SMALL_GPT, 30, 2),
     "many slots llama muon": case(SMALL_LLAMA, 10, 2, MUON),
+    "many slots gpt muon bfloat16": case(SMALL_GPT, 30, 2, MUON, BFLOAT16),
     "vocabulary gpt adamw": case(WORDY_GPT, 1, 64),
     "vocabulary llama adamw bfloat16": case(WORDY_LLAMA, 1, 64, precision=BFLOAT16),
     "vocabulary gpt adamw, z-loss and cap": with_logit_knobs(case(WORDY_GPT, 1, 64)),
@@ -163,8 +166,9 @@ def growth_bytes(case: Case) -> int:
 
 def measured_bytes(name: str) -> int:
     """Of a case, in a process of its own."""
-    command = [sys.executable, "-m", __spec__.name, "--here", name]
-    return int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    command = [sys.executable, "-m", "tests.benchmarks.memory_model", "--here", name]
+    environment = {**os.environ, "MALLOC_ARENA_MAX": "1"}
+    return int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout)
 
 
 def main() -> None:
