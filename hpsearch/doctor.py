@@ -102,15 +102,14 @@ def _text(spec: Spec, cache: Path) -> Finding:
 
 def _time(spec: Spec) -> Iterator[Finding]:
     """One measured step a size, and what they add up to."""
-    threads = os.cpu_count() or 1
     batch = smallest_batch(spec)
     seconds = START_S
-    engine = choose_engine(spec.device.precision, spec.device.compile)
+    engine = choose_engine(spec.device.precision, spec.device.compile, spec.slots, os.cpu_count() or 1)
     lowest = {name: spec.ends(name)[0] for name in spec.space}
     for proxy in [*range(len(spec.ladder)), *([PROOF] if spec.proof else [])]:
         shape = architecture(spec, proxy)
         config = trial_config(spec, proxy, {**lowest, "batch_sequences": float(batch)}, spec.seed)
-        speed = training_flops_per_s(config, engine, spec.slots, threads)
+        speed = training_flops_per_s(config, engine, spec.slots)
         seconds += expected_flops(spec, proxy) / speed
         step_s = spec.slots * batch * spec.context_tokens * shape.training_flops_per_token / speed
         text = f"{shape.width}x{shape.depth}: {step_s * 1000:.1f} ms a step, {speed / 1e9:.0f} GFLOP/s"

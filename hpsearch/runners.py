@@ -48,7 +48,7 @@ class DeviceSetup:
 
 
 class StackActor:
-    """Owns a device. Its calls block in threads; one thread of `trials.device` trains."""
+    """Owns a device. Its calls block in threads; the threads of `trials.device` train."""
 
     def __init__(self, setup: DeviceSetup) -> None:
         # Read when torch's compiler is first loaded. What is compiled once is found again by every later search.
@@ -59,9 +59,9 @@ class StackActor:
 
         context: Any = ray.get_runtime_context()  # whose methods are untyped
         threads = int(context.get_assigned_resources().get("CPU", 1))
-        engine = choose_engine(setup.device.precision, setup.device.compile)
+        engine = choose_engine(setup.device.precision, setup.device.compile, setup.slots, threads)
         memory_bytes = setup.device.memory_bytes or free_bytes(engine)
-        self._device = Device(setup.token_set, setup.slots, threads, setup.validation_tokens, engine, memory_bytes)
+        self._device = Device(setup.token_set, setup.slots, setup.validation_tokens, engine, memory_bytes)
         self._workers: dict[str, int] = {}
         self._arrived = threading.Condition()
 

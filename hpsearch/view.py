@@ -192,7 +192,7 @@ def occupancy_line(state: SearchState) -> str:
         return "no device time was recorded"
     idle_s = seconds["span_s"] - seconds["training_s"] - seconds["measuring_s"] - seconds["admitting_s"]
     return (
-        f"occupancy {seconds['occupancy']:.0%} of {seconds['span_s']:.0f} s: steps and branches "
+        f"occupancy {seconds['occupancy']:.0%} of {seconds['span_s']:.0f} lane-seconds: steps and branches "
         f"{seconds['training_s']:.0f} s, validation {seconds['measuring_s']:.0f} s; the rest: admitting "
         f"{seconds['admitting_s']:.1f} s, idle {idle_s:.0f} s"
     )

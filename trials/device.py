@@ -1,4 +1,4 @@
-"""One device and the stacks on it: takes assignments, trains their stacks in turn, answers with measurements."""
+"""One device and the stacks on it: takes assignments, trains their stacks in lanes, answers with measurements."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import torch
 from trials.checkpoint import CheckpointError, read_measurement
 from trials.data import validation_batches
 from trials.engine import Engine
+from trials.lanes import Lanes
 from trials.memory import fits, is_out_of_memory, predicted_bytes
 from trials.program import Program, Shape, shape_of
 from trials.stack import Parked, Stack
@@ -28,17 +29,18 @@ from trials.validation import HeldOut
 log = logging.getLogger(__name__)
 
 THREAD_ENDED = "the device's training thread has ended; the worker's log holds its traceback"
-TURN_STEPS = 16  # steps of one stack before the next shape has its turn
+RUN_STEPS = 8  # of a group, before its lane takes the next one
+TURN_STEPS = 16  # of every group, before trials are let in and out
 
 
 @dataclass(frozen=True)
 class DeviceTime:
-    """Where the seconds between the first and the last step went."""
+    """Where the time of the lanes between the first and the last step went."""
 
-    training_s: float = 0.0  # steps of trunks and branches, and the validations at branch points
-    measuring_s: float = 0.0  # validation at rungs and their checkpoints
-    admitting_s: float = 0.0  # initial weights and checkpoints read
-    span_s: float = 0.0  # first step to last
+    training_s: float = 0.0  # of all lanes: steps of trunks and branches, and the validations at branch points
+    measuring_s: float = 0.0  # of all lanes: validation at rungs and their checkpoints
+    admitting_s: float = 0.0  # of all lanes: initial weights and checkpoints read, while no lane trains
+    span_s: float = 0.0  # of all lanes: first step to last
 
     @property
     def occupancy(self) -> float:
@@ -52,17 +54,26 @@ class _Job:
     answer: Future[Measurement]
 
 
+@dataclass(frozen=True)
+class _Turn:
+    """What is left of a group's turn."""
+
+    stack: Stack
+    start: int  # its first row
+    steps: int
+
+
 class Device:
-    """Owns the device: one thread trains, any number of threads wait for their measurements."""
+    """Owns the device: its lanes train, one thread deals out the work, any number wait for their measurements."""
 
     def __init__(
-        self, token_set: TokenSet, slots: int, threads: int, validation_tokens: int, engine: Engine, memory_bytes: float
+        self, token_set: TokenSet, slots: int, validation_tokens: int, engine: Engine, memory_bytes: float
     ) -> None:
         self.slots = slots  # trials in stacks at most; halved where the device runs out of memory
         self._token_set = token_set
-        self._threads = threads
         self._validation_tokens = validation_tokens
         self._engine = engine
+        self._lanes = Lanes(engine.lanes, engine.threads)
         self._memory_bytes = memory_bytes
         self._train_tokens = load_split(token_set, "train")
         self._held_out: dict[int, HeldOut] = {}  # by context length
@@ -109,15 +120,13 @@ class Device:
         return self._time
 
     def _run(self) -> None:
-        torch.set_num_threads(self._threads)
         try:
             while True:
                 with self._changed:
                     self._changed.wait_for(lambda: self._door or self._num_filled or self._parked)
                 self._evict_released()
                 self._admit_waiting()
-                for stack in [stack for stack in self._stacks.values() if stack.slots]:
-                    self._turn(stack)
+                self._turn()
         finally:
             self._close()
 
@@ -166,7 +175,7 @@ class Device:
             if not self._within_memory(job.assignment, partial(self._admit, job.assignment)):
                 with self._changed:
                     self._door.appendleft(job)
-        self._time = replace(self._time, admitting_s=self._time.admitting_s + time.monotonic() - started_s)
+        self._spend(admitting_s=(time.monotonic() - started_s) * self._engine.lanes)
 
     def _within_memory(self, assignment: Assignment, admit: Callable[[], None]) -> bool:
         """Admits; where there is no memory for it, not now: once a slot is free, or never, if all of them are."""
@@ -226,40 +235,49 @@ class Device:
             self._held_out[context_tokens] = HeldOut(validation, far_validation)
         return self._held_out[context_tokens]
 
-    def _turn(self, stack: Stack) -> None:
-        """Some steps of one stack, up to the first trial that has something to report."""
-        started_s = time.monotonic()
-        self._first_step_s = min(self._first_step_s, started_s)
+    def _turn(self) -> None:
+        """Some steps of every group, and the measurements of trials that have something to report."""
+        self._first_step_s = min(self._first_step_s, time.monotonic())
+        turns = [_Turn(stack, start, TURN_STEPS) for stack in self._stacks.values() for start in stack.groups]
+        filled, measured = self._num_filled, list[tuple[Stack, Assignment, Measurement]]()
+        refusal = None
         try:
-            for _ in range(TURN_STEPS):
-                stack.step()
-                if stack.reached:
-                    break
-            trained_s = time.monotonic()
-            for assignment, measurement in stack.measure():
-                self._answer(assignment, measurement)
+            self._lanes.work_off(turns, partial(self._run_group, measured))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            self._halve(error)
-            return
-        ended_s = time.monotonic()
-        self._time = replace(
-            self._time,
-            training_s=self._time.training_s + trained_s - started_s,
-            measuring_s=self._time.measuring_s + ended_s - trained_s,
-            span_s=ended_s - self._first_step_s,
-        )
+            refusal = error
+        for stack, assignment, measurement in measured:
+            stack.evict(assignment)
+            self._answer(assignment, measurement)
+        if refusal:
+            self._halve(filled, refusal)
+        self._time = replace(self._time, span_s=(time.monotonic() - self._first_step_s) * self._engine.lanes)
 
-    def _halve(self, error: BaseException) -> None:
+    def _run_group(self, measured: list[tuple[Stack, Assignment, Measurement]], turn: _Turn) -> _Turn | None:
+        """What a lane does: a few steps of one group. Returns what is left of its turn, unless a trial reports."""
+        started_s = time.monotonic()
+        turn.stack.run(turn.start, RUN_STEPS)
+        trained_s = time.monotonic()
+        found = turn.stack.measured(turn.start)
+        self._spend(training_s=trained_s - started_s, measuring_s=time.monotonic() - trained_s)
+        measured += [(turn.stack, assignment, measurement) for assignment, measurement in found]
+        left = turn.steps - RUN_STEPS
+        return replace(turn, steps=left) if left > 0 and not found else None
+
+    def _spend(self, **seconds: float) -> None:
+        with self._changed:
+            self._time = replace(self._time, **{name: getattr(self._time, name) + s for name, s in seconds.items()})
+
+    def _halve(self, filled: int, error: BaseException) -> None:
         """Half the slots from now on; the trials that are in stacks go on from where they are as room allows."""
-        if self._num_filled == 1:
+        if filled == 1:
             (stack,) = [stack for stack in self._stacks.values() if stack.slots]
             assignment = stack.slots[0].assignment
             stack.evict(assignment)
             self._fail(assignment, error)
             return
-        self.slots = max(1, self._num_filled // 2)
+        self.slots = max(1, filled // 2)
         log.warning("out of memory (%s): %d slots from now on", error, self.slots)
         for stack in self._stacks.values():
             self._parked.extend(stack.park())

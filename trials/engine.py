@@ -18,25 +18,29 @@ COMPILERS = ("g++", "clang++")
 
 @dataclass(frozen=True)
 class Engine:
-    """With the thread count it decides the bits of a trial, whatever its neighbours are."""
+    """It decides the bits of a trial, whatever its neighbours are and whatever else the machine has to do."""
 
     device: str  # as torch names it: cpu, cuda, cuda:1
     precision: Precision
     compiled: bool
     batched: bool = False  # all rows of a stack as one product, or one by one
+    threads: int = 1  # that a row is computed with
+    lanes: int = 1  # rows that are computed side by side; of no consequence for bits
 
     def group(self, slots: int) -> int:
         """Rows that are computed together."""
         return slots if self.batched else 1
 
 
-def choose_engine(precision: str, compiled: bool) -> Engine:
-    """The GPU that this process has been given, else its CPU.
+def choose_engine(precision: str, compiled: bool, slots: int, threads: int) -> Engine:
+    """The GPU that this process has been given, else its CPUs, shared out among the slots.
 
     Args:
         precision: float32, bfloat16, or auto: bfloat16 where products in it are fast and compiled code hides
             the conversions.
         compiled: whether to compile, where that can be done.
+        slots: trials trained at once.
+        threads: CPUs that there are for them.
     """
     on_gpu = torch.cuda.is_available()
     compiled = compiled and (on_gpu or can_compile())
@@ -44,7 +48,10 @@ def choose_engine(precision: str, compiled: bool) -> Engine:
     fast_bfloat16 = on_gpu or bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     if precision == "auto":
         precision = Precision.BFLOAT16 if compiled and fast_bfloat16 else Precision.FLOAT32
-    return Engine("cuda" if on_gpu else "cpu", Precision(precision), compiled, batched=on_gpu)
+    if on_gpu:
+        return Engine("cuda", Precision(precision), compiled, batched=True, threads=threads)
+    lanes = min(slots, threads)
+    return Engine("cpu", Precision(precision), compiled, threads=threads // lanes, lanes=lanes)
 
 
 def free_bytes(engine: Engine) -> float:

@@ -1,7 +1,8 @@
 """How much memory stacks need, and what running out of it looks like.
 
-What a device holds is the slots, each as long as its stack lives, and work: stacks take turns, so only the largest
-step or measurement counts. Work is a list of blocks, since what becomes of freed memory depends on their sizes.
+What a device holds is the slots, each as long as its stack lives, and work: stacks take turns, so in each lane only
+the largest step or measurement counts. Work is a list of blocks, since what becomes of freed memory depends on their
+sizes.
 
 Letters: P parameters, N tokens of a step, d width, f feed-forward width, q = H h and k = G h widths of all queries
 and of all keys, V vocabulary.
@@ -9,7 +10,7 @@ and of all keys, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +20,7 @@ from trials.engine import Engine
 from trials.model import Precision
 from trials.parametrization import OptimizerKind
 from trials.program import Shape
-from trials.validation import ATTENTION_SEQUENCES, CHUNK_SEQUENCES
+from trials.validation import ATTENTION_SEQUENCES, chunk_sequences
 
 REFUSALS = ("can't allocate memory", "bad_alloc", "out of memory")  # torch's CPU allocator, C++, drivers
 
@@ -58,15 +59,16 @@ def predicted_bytes(slots: Mapping[Shape, int], engine: Engine, validation_token
     memory, so steps add up over stacks, and it is captured beside a copy of the states.
     """
     held = sum(program_bytes(shape) + count * state_bytes(shape) for shape, count in slots.items())
-    steps = [step_work(shape, engine.group(count), engine) for shape, count in slots.items() if count]
-    works = [work for step in steps for work in step]
-    works += [work for shape in slots for work in measurement_work(shape, validation_tokens)]
     if engine.device == "cpu":
         trunks = [trunk_work(shape, count) for shape, count in slots.items()]
-        return _resident_bytes(held, [[*work, *trunks] for work in works], engine)
+        rows = [_row_works(shape, engine, validation_tokens) for shape, count in slots.items() for _ in range(count)]
+        return _resident_bytes(held, trunks, rows, engine)
+    steps = [step_work(shape, count, engine) for shape, count in slots.items() if count]
     if engine.compiled:
         copies = max((count * state_bytes(shape) for shape, count in slots.items()), default=0)
         return held + copies + sum(max(map(_total_bytes, step)) for step in steps)
+    works = [work for step in steps for work in step]
+    works += [work for shape in slots for work in measurement_work(shape, validation_tokens, engine.device)]
     return held + max(map(_total_bytes, works), default=0)
 
 
@@ -103,7 +105,7 @@ def step_work(shape: Shape, rows: int, engine: Engine) -> tuple[Work, Work]:
     return _backward_work(shape, rows, engine), [Blocks(tensors, 4 * rows * shape.architecture.params_total)]
 
 
-def measurement_work(shape: Shape, validation_tokens: int) -> tuple[Work, Work, Work]:
+def measurement_work(shape: Shape, validation_tokens: int, device: str) -> tuple[Work, Work, Work]:
     """Of a forward pass of one trial, which is not compiled: in a block, at the logits, and at an attention.
 
     In a block there are four streams (the residual stream thrice, and its norm) and the feed-forward's 2 f (SwiGLU:
@@ -112,8 +114,8 @@ def measurement_work(shape: Shape, validation_tokens: int) -> tuple[Work, Work, 
     """
     architecture = shape.architecture
     T, d, f = architecture.context_tokens, architecture.width, architecture.feed_forward_width
-    sequences = min(CHUNK_SEQUENCES, validation_tokens // T)
-    watched = min(ATTENTION_SEQUENCES, sequences)
+    sequences = min(chunk_sequences(T, device), validation_tokens // T)
+    watched = min(ATTENTION_SEQUENCES, validation_tokens // T)
     wide, N = 4 if architecture.kind is Kind.LLAMA else 2, sequences * T
     block = [Blocks(4, 4 * N * d), Blocks(wide, 4 * N * f)]
     logits = [Blocks(2, 4 * N * d), Blocks(2 + shape.softcap, 4 * N * architecture.vocabulary)]
@@ -149,13 +151,24 @@ def _backward_work(shape: Shape, rows: int, engine: Engine) -> Work:
     ]
 
 
-def _resident_bytes(held: int, works: Iterable[Work], engine: Engine) -> int:
-    """What a CPU process has in memory, holes included; not compiled, mapped blocks come on top of the heap."""
-    works = list(works)
+def _row_works(shape: Shape, engine: Engine, validation_tokens: int) -> list[Work]:
+    return [*step_work(shape, 1, engine), *measurement_work(shape, validation_tokens, engine.device)]
+
+
+def _resident_bytes(held: int, trunks: Work, rows: Sequence[Sequence[Work]], engine: Engine) -> int:
+    """What a CPU process has in memory, holes included; not compiled, mapped blocks come on top of the heap.
+
+    In every lane is a row at the largest of its works.
+    """
+
+    def most(counted: Callable[[Blocks], bool]) -> int:
+        largest = sorted((max(_total_bytes(filter(counted, work)) for work in works) for works in rows), reverse=True)
+        return _total_bytes(filter(counted, trunks)) + sum(largest[: engine.lanes])
+
     if engine.compiled:
-        return round((1 + COMPILED_HOLES) * (held + max(map(_total_bytes, works), default=0)))
-    heap = max((_total_bytes(b for b in work if b.each_bytes < MAPPED_BYTES) for work in works), default=0)
-    mapped = max((_total_bytes(b for b in work if b.each_bytes >= MAPPED_BYTES) for work in works), default=0)
+        return round((1 + COMPILED_HOLES) * (held + most(lambda blocks: True)))
+    heap = most(lambda blocks: blocks.each_bytes < MAPPED_BYTES)
+    mapped = most(lambda blocks: blocks.each_bytes >= MAPPED_BYTES)
     holes = BFLOAT16_HOLES if engine.precision is Precision.BFLOAT16 else FLOAT32_HOLES
     return held + mapped + round((1 + holes) * heap)
 

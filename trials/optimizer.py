@@ -66,13 +66,17 @@ class Update:
         beta1 = torch.where(self.orthogonal, rates.momentum, rates.beta1) if muon else rates.beta1
         new_mean = torch.lerp(gradients, mean, beta1)
         new_square = torch.lerp(gradients * gradients, square, rates.beta2)
-        direction = new_mean / (new_square.sqrt() + rates.eps[:, self.roles])
+        direction = new_mean / (new_square.sqrt() + self._by_role(rates.eps))
         if muon:
             self._orthogonalise_(direction, torch.lerp(gradients, new_mean, beta1))
-        new_weights = weights * rates.kept[:, self.roles] - rates.rate[:, self.roles] * direction
+        new_weights = weights * self._by_role(rates.kept) - self._by_role(rates.rate) * direction
         for old, new in ((mean, new_mean), (square, new_square), (weights, new_weights)):
             old.copy_(new)
         return norms.squeeze(1)
+
+    def _by_role(self, numbers: Tensor) -> Tensor:
+        """`(K, R)` -> `(K, P)`: each parameter's number."""
+        return torch.index_select(numbers, 1, self.roles)
 
     def _orthogonalise_(self, direction: Tensor, momentum: Tensor) -> None:
         """Writes Muon's direction over AdamW's, for the matrices of the blocks.

@@ -1,12 +1,15 @@
 """What a device computes for the trials of a stack: one step, and a loss. Eager, compiled, or a captured graph.
 
-On a CPU rows are computed one by one: a lone trial fills its caches and cores, so a group gains nothing there
-from width 64 on, and a row's bits depend on nothing but itself. On a GPU all rows are one batched product.
+On a CPU rows are computed one by one, in as many lanes as there are CPUs for: a lone trial fills the caches of a
+core, so a group gains nothing there from width 64 on, and a row's bits depend on nothing but itself. On a GPU all
+rows are one batched product.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +25,7 @@ from trials.parametrization import Multipliers, OptimizerKind
 from trials.trial import TrialConfig
 
 MAX_SHAPES = 256
+COMPILING = threading.Lock()  # torch compiles what a lane calls for the first time; the others wait with theirs
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,9 @@ class Program:
         self.engine = engine
         self._forward = forward_of(shape, engine.precision)
         self._update = update_of(shape.architecture, shape.optimizer, engine.device)
-        self._losses = _compiled(self._flat_losses) if engine.compiled else self._flat_losses
-        self._apply = _compiled(self._flat_apply) if engine.compiled else self._flat_apply
+        self._losses = _compiled(self._flat_losses, engine) if engine.compiled else self._flat_losses
+        self._apply = _compiled(self._flat_apply, engine) if engine.compiled else self._flat_apply
+        self._is_compiled = not engine.compiled
 
     def step(self, state: State, tokens: Tensor, share: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """One optimizer step of the rows, in place.
@@ -91,6 +96,12 @@ class Program:
         Returns:
             Cross entropies before the step and gradient norms before the clip, each `(K,)`, on the device.
         """
+        with nullcontext() if self._is_compiled else COMPILING:
+            result = self._step(state, tokens, share, numbers)
+            self._is_compiled = True
+            return result
+
+    def _step(self, state: State, tokens: Tensor, share: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
         weights = state.weights.detach().requires_grad_()
         cross_entropy, objective = self._losses(weights, tokens, share, numbers)
         (gradients,) = torch.autograd.grad(objective.sum(), weights)
@@ -146,6 +157,7 @@ class Captured:
         return cross_entropy.clone(), norms.clone()
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def _compiled(function: Callable[..., Any], engine: Engine) -> Callable[..., Any]:
     torch._dynamo.config.recompile_limit = MAX_SHAPES  # of one process; torch gives up compiling after 8
+    torch._inductor.config.cpp.threads = engine.threads  # else what was compiled for other threads is found again
     return torch.compile(function, dynamic=False)

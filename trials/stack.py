@@ -92,7 +92,8 @@ class Stack:
         size = shape.architecture.params_total
         self._state = State(*(torch.zeros(slots, size, device=self._device) for _ in checkpoint.TENSORS))
         self._captured: Captured | None = None
-        self._pending: list[tuple[list[Slot], Tensor, Tensor]] = []  # losses and norms still on the device
+        self._pending: list[list[tuple[list[Slot], Tensor, Tensor]]]  # of each group: losses, norms on the device
+        self._pending = [[] for _ in range(0, slots, self._group)]
 
     @property
     def is_full(self) -> bool:
@@ -118,16 +119,38 @@ class Stack:
         self.slots = []
         return parked
 
+    @property
+    def groups(self) -> range:
+        """The first row of every group that has a trial. Different groups may be run and measured side by side."""
+        return range(0, len(self.slots), self._group)
+
+    def run(self, start: int, steps: int) -> None:
+        """So many optimizer steps of a group, fewer where one of its trials reaches its rung.
+
+        Several at once, as the state of one trial then stays in the cache of a CPU.
+        """
+        slots = self._slots(start)
+        for _ in range(steps):
+            if any(slot.reached for slot in slots):
+                break
+            self._step(start, slots)
+
     def step(self) -> None:
-        """One optimizer step of every trial; a trial at its branch point leaves its trunk behind first."""
-        for row, slot in enumerate(self.slots):
+        """One optimizer step of every trial."""
+        for start in self.groups:
+            self._step(start, self._slots(start))
+
+    def _slots(self, start: int) -> list[Slot]:
+        return self.slots[start : start + self._group]
+
+    def _step(self, start: int, slots: list[Slot]) -> None:
+        """One step of a group; a trial at its branch point leaves its trunk behind first."""
+        for row, slot in enumerate(slots, start):
             if slot.trunk is None and slot.tokens >= slot.branch_tokens:
                 self._leave_trunk(row, slot)
-        for start in range(0, len(self.slots), self._group):
-            slots = self.slots[start : start + self._group]
-            self._pending.append((slots, *self._compute(start, slots)))
-            for row, slot in enumerate(slots, start):
-                self._advance(row, slot)
+        self._pending[start // self._group].append((slots, *self._compute(start, slots)))
+        for row, slot in enumerate(slots, start):
+            self._advance(row, slot)
 
     def _advance(self, row: int, slot: Slot) -> None:
         """Counts a step as soon as it is computed, so that one that fails further down does not repeat it."""
@@ -138,24 +161,29 @@ class Stack:
             slot.update_ratio = self._update_ratio(row, slot.trunk)
 
     def settle(self) -> None:
-        """Reads what the steps have left on the device: the only place that waits for it."""
-        for slots, cross_entropy, norms in self._pending:
+        """Reads what the steps have left on the device."""
+        for start in self.groups:
+            self._settle(start)
+
+    def _settle(self, row: int) -> None:
+        """Of one group; the only place that waits for the device."""
+        pending = self._pending[row // self._group]
+        for slots, cross_entropy, norms in pending:
             for slot, loss, norm in zip(slots, cross_entropy.tolist(), norms.tolist(), strict=False):
                 slot.trace = slot.trace.add(loss)
                 slot.losses.append(loss)
                 slot.norms.append(norm)
-        self._pending = []
+        pending.clear()
 
-    @property
-    def reached(self) -> bool:
-        """Whether a trial has reached its rung; costs nothing to ask."""
-        return any(slot.reached for slot in self.slots)
+    def measured(self, start: int) -> list[tuple[Assignment, Measurement]]:
+        """Measures and saves the trials of a group that are at their rung or have diverged on the way."""
+        self._settle(start)
+        rows = enumerate(self._slots(start), start)
+        return [(slot.assignment, self._measure(row)) for row, slot in rows if slot.reached or slot.divergence]
 
     def measure(self) -> list[tuple[Assignment, Measurement]]:
-        """Measures, saves and evicts the trials that are at their rung or have diverged on the way."""
-        self.settle()
-        done = [row for row, slot in enumerate(self.slots) if slot.reached or slot.divergence]
-        measured = [(self.slots[row].assignment, self._measure(row)) for row in done]
+        """Measures, saves and evicts the trials of all groups that have something to report."""
+        measured = [found for start in self.groups for found in self.measured(start)]
         for assignment, _ in measured:
             self.evict(assignment)
         return measured
@@ -203,7 +231,7 @@ class Stack:
         return tensor if self._device.type == "cpu" else tensor.pin_memory().to(self._device, non_blocking=True)
 
     def _leave_trunk(self, row: int, slot: Slot) -> None:
-        self.settle()
+        self._settle(row)
         slot.raw_loss = self._held_out.loss(self._program, self._weights(row), self._knobs(slot))
         slot.trunk = Trunk(slot.tokens, slot.steps, slot.trace, self._copy(row))
 
@@ -265,7 +293,7 @@ class Stack:
             precision=str(engine.precision),
             compiled=engine.compiled,
             device=engine.device,
-            threads=torch.get_num_threads(),
+            threads=engine.threads,
             seconds=time.monotonic() - slot.admitted_s,
         )
 

@@ -72,9 +72,8 @@ def text(vocabulary: int = VOCABULARY) -> TokenSet:
 
 def open_device(precision: str = "auto", compiled: bool = True) -> tuple[Device, Engine]:
     """This machine's device."""
-    engine = choose_engine(precision, compiled)
-    threads = os.cpu_count() or 1
-    return Device(text(), SLOTS, threads, VALIDATION_TOKENS, engine, free_bytes(engine)), engine
+    engine = choose_engine(precision, compiled, SLOTS, os.cpu_count() or 1)
+    return Device(text(), SLOTS, VALIDATION_TOKENS, engine, free_bytes(engine)), engine
 
 
 def train(device: Device, trials: Iterable[tuple[TrialConfig, Sequence[int]]], folder: Path) -> list[list[Measurement]]:

@@ -31,10 +31,11 @@ from trials.parametrization import OptimizerKind, standard
 from trials.program import Program, shape_of
 from trials.stack import Stack
 from trials.trial import Assignment, TrialConfig
-from trials.validation import CHUNK_SEQUENCES, HeldOut
+from trials.validation import HeldOut
 
 MIB = 2**20
 STEPS = 4  # to the rung, the last two of them on the branch
+VALIDATION_SEQUENCES = 64
 RATE = 1e-6  # random text teaches nothing; at this rate nothing diverges either
 
 
@@ -48,7 +49,7 @@ class Case:
 
     @property
     def validation_tokens(self) -> int:
-        return CHUNK_SEQUENCES * self.config.architecture.context_tokens
+        return VALIDATION_SEQUENCES * self.config.architecture.context_tokens
 
     @property
     def predicted_bytes(self) -> int:
@@ -139,7 +140,7 @@ def train(case: Case, folder: Path) -> None:
     """Every slot from the start to its rung."""
     config, shape = case.config, shape_of(case.config)
     context_tokens, vocabulary = config.architecture.context_tokens, config.architecture.vocabulary
-    size = (CHUNK_SEQUENCES + 1) * context_tokens
+    size = (VALIDATION_SEQUENCES + 1) * context_tokens
     text = np.random.default_rng(0).integers(0, vocabulary, size, dtype=np.uint16)
     sequences = torch.from_numpy(validation_batches(text, case.validation_tokens, context_tokens))
     stack = Stack(shape, case.slots, Program(shape, case.engine), text, HeldOut(sequences, sequences))

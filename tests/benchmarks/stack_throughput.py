@@ -9,10 +9,11 @@ torch.compile, and stacks of several sizes, eager and compiled, in float32 and i
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -24,7 +25,9 @@ from tests.benchmarks.harness import BATCH_SEQUENCES, CONTEXT_TOKENS, VOCABULARY
 from tests.benchmarks.plain_gpt import PlainGPT
 from trials import model
 from trials.data import training_batch
+from trials.device import TURN_STEPS
 from trials.engine import Engine, choose_engine
+from trials.lanes import Lanes
 from trials.model import Precision
 from trials.program import Program, shape_of
 from trials.stack import Stack
@@ -37,8 +40,18 @@ ENDLESS_TOKENS = 10**12 // (BATCH_SEQUENCES * CONTEXT_TOKENS) * BATCH_SEQUENCES 
 
 
 @dataclass(frozen=True)
-class Row:
+class Way:
     """One way to train one width."""
+
+    how: str
+    trials: int
+    steps: int  # of all trials together, in one call
+    call: Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a way reached."""
 
     width: int
     how: str
@@ -47,25 +60,26 @@ class Row:
     gflops_per_s: float
     over_plain: float
     of_matmul_peak: float  # of float32's
-    first_step_s: float  # compiling
+    first_call_s: float  # a step or a turn, compiling
 
 
 def matmul_peak(dtype: torch.dtype, seconds: float) -> float:
     """Best GFLOP/s of a product of two 2048 x 2048 matrices."""
     left, right = torch.randn(2, 2048, 2048).to(dtype)
-    return 2 * 2048**3 / fastest(lambda: torch.mm(left, right), seconds) / 1e9
+    (best_s,) = fastest([lambda: torch.mm(left, right)], seconds)
+    return 2 * 2048**3 / best_s / 1e9
 
 
-def fastest(step: Callable[[], object], seconds: float) -> float:
-    """Seconds of one step: the best round, each long enough to be timed."""
-    step()
-    best = float("inf")
+def fastest(calls: Sequence[Callable[[], object]], seconds: float) -> list[float]:
+    """Seconds of each call: the best of its rounds, which alternate, as the speed of a shared machine drifts."""
+    best = [float("inf")] * len(calls)
     for _ in range(ROUNDS):
-        steps, started_s = 0, time.perf_counter()
-        while time.perf_counter() - started_s < seconds / ROUNDS:
-            step()
-            steps += 1
-        best = min(best, (time.perf_counter() - started_s) / steps)
+        for which, call in enumerate(calls):
+            times, started_s = 0, time.perf_counter()
+            while time.perf_counter() - started_s < seconds / ROUNDS:
+                call()
+                times += 1
+            best[which] = min(best[which], (time.perf_counter() - started_s) / times)
     return best
 
 
@@ -93,34 +107,37 @@ def plain_loop(config: TrialConfig, tokens: np.ndarray, compiled: bool) -> Calla
     return step
 
 
-def stack_step(config: TrialConfig, tokens: np.ndarray, engine: Engine, slots: int) -> Callable[[], object]:
-    """A step of a full stack, losses read each time as the device does each turn."""
+def stack_turn(config: TrialConfig, tokens: np.ndarray, engine: Engine, slots: int) -> Callable[[], object]:
+    """A turn of a full stack, as the device gives it."""
     nothing = HeldOut(torch.zeros(0), torch.zeros(0))
     stack = Stack(shape_of(config), slots, Program(shape_of(config), engine), tokens, nothing)
     for slot in range(slots):
         stack.admit(Assignment(str(slot), config, ENDLESS_TOKENS, (), ""))
+    lanes = Lanes(engine.lanes, engine.threads)
 
-    def step() -> None:
-        stack.step()
+    def turn() -> None:
+        lanes.work_off(stack.groups, lambda start: stack.run(start, TURN_STEPS))
         stack.settle()
 
-    return step
+    return turn
 
 
-def ways(config: TrialConfig, tokens: np.ndarray, slots: list[int]) -> Iterator[tuple[str, int, Callable[[], object]]]:
-    """Every way to train this width: a name, trials at once, and the step."""
-    yield "plain loop, eager", 1, plain_loop(config, tokens, compiled=False)
-    yield "plain loop, compiled", 1, plain_loop(config, tokens, compiled=True)
-    auto = choose_engine("auto", True)
-    engines = [
-        Engine(auto.device, Precision.FLOAT32, False),
-        Engine(auto.device, Precision.FLOAT32, auto.compiled),
-        auto,
-    ]
-    for engine in dict.fromkeys(engines):
+def ways(config: TrialConfig, tokens: np.ndarray, slots: list[int]) -> Iterator[Way]:
+    """Every way to train this width."""
+    yield Way("plain loop, eager", 1, 1, plain_loop(config, tokens, compiled=False))
+    yield Way("plain loop, compiled", 1, 1, plain_loop(config, tokens, compiled=True))
+    kinds = (("float32", False), ("float32", True), ("auto", True))
+    for (precision, compiled), count in itertools.product(kinds, slots):
+        engine = choose_engine(precision, compiled, count, os.cpu_count() or 1)
         name = f"stack, {'compiled' if engine.compiled else 'eager'}, {engine.precision}"
-        for count in slots:
-            yield name, count, stack_step(config, tokens, engine, count)
+        yield Way(name, count, count * TURN_STEPS, stack_turn(config, tokens, engine, count))
+
+
+def first_call_s(call: Callable[[], object]) -> float:
+    """Seconds of the first call, which compiles."""
+    started_s = time.perf_counter()
+    call()
+    return time.perf_counter() - started_s
 
 
 def measure(widths: list[int], slots: list[int], seconds: float) -> tuple[dict[str, float], list[Row]]:
@@ -129,17 +146,16 @@ def measure(widths: list[int], slots: list[int], seconds: float) -> tuple[dict[s
     tokens, rows = load_split(text(), "train"), []
     spec = spec_of(widths)
     for proxy, width in enumerate(widths):
-        config, plain = config_of(spec, proxy, ENDLESS_TOKENS, 1e-3, 0), 0.0
-        for how, count, step in ways(config, tokens, slots):
-            started_s = time.perf_counter()
-            step()
-            first_step_s = time.perf_counter() - started_s
-            tokens_per_s = count * config.step_tokens / fastest(step, seconds)
-            plain = plain or tokens_per_s
-            gflops = tokens_per_s * config.architecture.training_flops_per_token / 1e9
+        config = config_of(spec, proxy, ENDLESS_TOKENS, 1e-3, 0)
+        every = list(ways(config, tokens, slots))
+        first_s = [first_call_s(way.call) for way in every]
+        best_s = fastest([way.call for way in every], seconds)
+        speeds = [way.steps * config.step_tokens / each for way, each in zip(every, best_s, strict=True)]
+        for way, speed, compiling_s in zip(every, speeds, first_s, strict=True):
+            gflops = speed * config.architecture.training_flops_per_token / 1e9
             share = gflops / peaks[Precision.FLOAT32]
-            rows.append(Row(width, how, count, tokens_per_s, gflops, tokens_per_s / plain, share, first_step_s))
-            torch._dynamo.reset()
+            rows.append(Row(width, way.how, way.trials, speed, gflops, speed / speeds[0], share, compiling_s))
+        torch._dynamo.reset()
     return peaks, rows
 
 
@@ -159,12 +175,12 @@ def main() -> None:
         return
     title = f"{threads} threads, batch {BATCH_SEQUENCES} x {CONTEXT_TOKENS}, vocabulary {VOCABULARY}; matmul peak "
     table = Table(title=title + ", ".join(f"{name} {peak:.0f} GFLOP/s" for name, peak in peaks.items()))
-    for column in ("width", "how", "trials", "tokens/s", "GFLOP/s", "over plain", "of float32 peak", "first step"):
+    for column in ("width", "how", "trials", "tokens/s", "GFLOP/s", "over plain", "of float32 peak", "first call"):
         table.add_column(column)
     for row in rows:
         speed = (f"{row.tokens_per_s:,.0f}", f"{row.gflops_per_s:.0f}", f"{row.over_plain:.2f}x")
         table.add_row(
-            str(row.width), row.how, str(row.slots), *speed, f"{row.of_matmul_peak:.0%}", f"{row.first_step_s:.1f} s"
+            str(row.width), row.how, str(row.slots), *speed, f"{row.of_matmul_peak:.0%}", f"{row.first_call_s:.1f} s"
         )
     Console(width=120).print(table)
 

@@ -40,9 +40,8 @@ def sweep(state: SearchState, rates: Floats, folder: Path) -> Floats:
     spec = state.spec
     cache = Path(os.environ.get("HPSEARCH_CACHE", platformdirs.user_cache_path("hpsearch")))
     tokens = prepare(corpus_source(spec), spec.text.vocabulary, cache, print)
-    engine = choose_engine(spec.device.precision, spec.device.compile)
-    threads = os.cpu_count() or 1
-    device = Device(tokens, SLOTS, threads, spec.text.validation_tokens, engine, free_bytes(engine))
+    engine = choose_engine(spec.device.precision, spec.device.compile, SLOTS, os.cpu_count() or 1)
+    device = Device(tokens, SLOTS, spec.text.validation_tokens, engine, free_bytes(engine))
     assert state.prediction is not None
 
     def loss(seed: int, rate: float) -> float:

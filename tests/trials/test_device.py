@@ -18,7 +18,7 @@ import trials.device
 from tests.trials.conftest import ARCHITECTURE, CONFIG, ENGINE, VALIDATION_TOKENS, measurement, next_segment, segment
 from trials import checkpoint
 from trials.checkpoint import Trunk
-from trials.device import Device, DeviceTime
+from trials.device import RUN_STEPS, Device, DeviceTime
 from trials.memory import predicted_bytes
 from trials.program import Program, shape_of
 from trials.stability import LossTrace
@@ -39,7 +39,7 @@ def device(token_set: TokenSet) -> Device:
 
 
 def new_device(token_set: TokenSet, slots: int, memory_bytes: float = math.inf) -> Device:
-    return Device(token_set, slots, 1, VALIDATION_TOKENS, ENGINE, memory_bytes)
+    return Device(token_set, slots, VALIDATION_TOKENS, ENGINE, memory_bytes)
 
 
 def ask(device: Device, assignment: Assignment) -> Future[Measurement]:
@@ -70,7 +70,7 @@ def before(monkeypatch: pytest.MonkeyPatch, method: str, call: Callable[[Stack],
     """Has every stack made from now on call this first, in its device's thread."""
     watched: type[Stack] = vars(trials.device)["Stack"]  # hooks add up
 
-    def called(self: Stack, *args: Assignment) -> object:
+    def called(self: Stack, *args: Any) -> object:
         call(self)
         return getattr(watched, method)(self, *args)
 
@@ -81,7 +81,7 @@ def before(monkeypatch: pytest.MonkeyPatch, method: str, call: Callable[[Stack],
 def admitted(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Set when a trial has been put into a slot and is about to be trained."""
     event = threading.Event()
-    before(monkeypatch, "step", lambda _: event.set())
+    before(monkeypatch, "run", lambda _: event.set())
     return event
 
 
@@ -173,11 +173,11 @@ def test_turns_are_taken_evenly(token_set: TokenSet, monkeypatch: pytest.MonkeyP
     device = new_device(token_set, slots=2)
     widths: list[int] = []
     before(monkeypatch, "admit", lambda _: wait_until_asked(device, 2))
-    before(monkeypatch, "step", lambda stack: widths.append(stack.shape.architecture.width))
+    before(monkeypatch, "run", lambda stack: widths.append(stack.shape.architecture.width))
     for future in [ask(device, segment(tmp_path, str(c.architecture.width), 48, c)) for c in (CONFIG, WIDE)]:
         answer(future)
     first, second = sorted({16, 32}, key=lambda width: width != widths[0])  # whichever came first
-    assert widths == 3 * (16 * [first] + 16 * [second])
+    assert widths == 48 // RUN_STEPS * [first, second]
 
 
 def test_release_frees_the_slot_and_forgets(
@@ -211,7 +211,7 @@ def test_release_of_a_queued_trial_takes_it_out(
             wait_until_asked(device, 2)
             queued.set()
 
-    before(monkeypatch, "step", note)
+    before(monkeypatch, "run", note)
     futures = {name: ask(device, segment(tmp_path, name, ENDLESS)) for name in ("a", "b")}
     assert queued.wait(TIMEOUT_S)
     waiting, in_slot = sorted(futures, key=lambda name: name == admitted[0])
@@ -228,7 +228,7 @@ def test_release_of_a_stranger_does_nothing(device: Device, tmp_path: Path) -> N
     assert device.advance(segment(tmp_path, "a", 20)).outcome is Outcome.MEASURED
 
 
-@pytest.mark.parametrize("place", ["admit", "step", "measure"])
+@pytest.mark.parametrize("place", ["admit", "run", "measured"])
 def test_trial_released_and_asked_again_at_once(
     device: Device, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
 ) -> None:
@@ -238,7 +238,7 @@ def test_trial_released_and_asked_again_at_once(
     asked_again = threading.Event()
 
     def ask_again(stack: Stack) -> None:
-        if not again and (place != "measure" or stack.reached):
+        if not again and (place != "measured" or any(slot.reached for slot in stack.slots)):
             device.release("a")
             again.append(ask(device, assignment))
             wait_until_asked(device, 1)
@@ -254,7 +254,7 @@ def test_trial_released_and_asked_again_at_once(
     assert device.advance(segment(tmp_path, "b", 20)).outcome is Outcome.MEASURED
 
 
-@pytest.mark.parametrize("place", ["admit", "step", "measure"])
+@pytest.mark.parametrize("place", ["admit", "run", "measured"])
 def test_nobody_hangs_when_the_training_thread_dies(
     token_set: TokenSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
 ) -> None:
@@ -291,18 +291,17 @@ def test_times_add_up(device: Device, tmp_path: Path) -> None:
 def test_occupancy_is_the_share_of_the_span_that_was_used(
     token_set: TokenSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """With a clock that moves by one second a look, a turn trains for one second and measures for one."""
+    """With a clock that moves by one second a look, every run of some steps takes one, and looking for reports one."""
     looks = itertools.count(1.0)
     monkeypatch.setattr(trials.device, "time", SimpleNamespace(monotonic=lambda: next(looks)))
     device = new_device(token_set, slots=1)
     device.advance(segment(tmp_path, "a", 40))
     device.advance(segment(tmp_path, "b", 1))  # the turn before it is counted by then
     time = device.time
-    turns = time.training_s
-    assert turns in (3.0, 4.0)  # the last one may not be counted yet
-    assert time.measuring_s == turns
-    assert time.span_s == 5 * turns - 3  # turns are at seconds 3 to 5, 8 to 10, ...; admissions lie between
-    assert time.occupancy == 2 * turns / time.span_s
+    runs = 40 / RUN_STEPS + 1
+    assert time.training_s == time.measuring_s == runs
+    assert time.span_s > runs  # the last turn may not be counted yet; admissions lie between
+    assert time.occupancy == 2 * runs / time.span_s
 
 
 @pytest.mark.parametrize("fails_at", [1, 7, 23, 60])
@@ -340,7 +339,7 @@ def test_out_of_memory_with_one_trial_is_its_own_failure(
         if stack.shape == shape_of(WIDE):
             raise MemoryError
 
-    before(monkeypatch, "step", step)
+    before(monkeypatch, "run", step)
     measured = answer(ask(device, segment(tmp_path, "wide", 20, WIDE)))
     assert measured.outcome is Outcome.FAIL
     assert "out of memory" in measured.message
@@ -354,7 +353,7 @@ def test_trials_are_let_in_as_memory_allows(
     room = predicted_bytes({shape_of(CONFIG): 2}, ENGINE, VALIDATION_TOKENS)
     filled: list[int] = []
     device = new_device(token_set, slots=4, memory_bytes=room)
-    before(monkeypatch, "step", lambda stack: filled.append(len(stack.slots)))
+    before(monkeypatch, "run", lambda stack: filled.append(len(stack.slots)))
     for future in [ask(device, segment(tmp_path, str(k), 20, replace(CONFIG, seed=k))) for k in range(4)]:
         assert answer(future).outcome is Outcome.MEASURED
     assert max(filled) == 2
