@@ -20,7 +20,7 @@ from trials.engine import Engine
 from trials.model import Precision
 from trials.parametrization import OptimizerKind
 from trials.program import Shape
-from trials.validation import ATTENTION_SEQUENCES, chunk_sequences
+from trials.validation import ATTENTION_SEQUENCES
 
 REFUSALS = ("can't allocate memory", "bad_alloc", "out of memory")  # torch's CPU allocator, C++, drivers
 
@@ -68,7 +68,7 @@ def predicted_bytes(slots: Mapping[Shape, int], engine: Engine, validation_token
         copies = max((count * state_bytes(shape) for shape, count in slots.items()), default=0)
         return held + copies + sum(max(map(_total_bytes, step)) for step in steps)
     works = [work for step in steps for work in step]
-    works += [work for shape in slots for work in measurement_work(shape, validation_tokens, engine.device)]
+    works += [attention_work(shape, validation_tokens) for shape in slots]
     return held + max(map(_total_bytes, works), default=0)
 
 
@@ -105,22 +105,14 @@ def step_work(shape: Shape, rows: int, engine: Engine) -> tuple[Work, Work]:
     return _backward_work(shape, rows, engine), [Blocks(tensors, 4 * rows * shape.architecture.params_total)]
 
 
-def measurement_work(shape: Shape, validation_tokens: int, device: str) -> tuple[Work, Work, Work]:
-    """Of a forward pass of one trial, which is not compiled: in a block, at the logits, and at an attention.
+def attention_work(shape: Shape, validation_tokens: int) -> Work:
+    """Of looking for the largest attention logit: in a block all products of queries with keys, masked and not.
 
-    In a block there are four streams (the residual stream thrice, and its norm) and the feed-forward's 2 f (SwiGLU:
-    4 f); at the end the logits, capped ones too, and their log-softmax. For the largest attention logit all
-    products of queries with keys are there at once, with and without the mask.
+    Losses are measured in batches of a step, and need less than it.
     """
-    architecture = shape.architecture
-    T, d, f = architecture.context_tokens, architecture.width, architecture.feed_forward_width
-    sequences = min(chunk_sequences(T, device), validation_tokens // T)
+    a, T = shape.architecture, shape.architecture.context_tokens
     watched = min(ATTENTION_SEQUENCES, validation_tokens // T)
-    wide, N = 4 if architecture.kind is Kind.LLAMA else 2, sequences * T
-    block = [Blocks(4, 4 * N * d), Blocks(wide, 4 * N * f)]
-    logits = [Blocks(2, 4 * N * d), Blocks(2 + shape.softcap, 4 * N * architecture.vocabulary)]
-    attention = [Blocks(8, 4 * watched * T * d), Blocks(2, 4 * watched * architecture.heads * T * T)]
-    return block, logits, attention
+    return [Blocks(8, 4 * watched * T * a.width), Blocks(2, 4 * watched * a.heads * T * T)]
 
 
 def _backward_work(shape: Shape, rows: int, engine: Engine) -> Work:
@@ -152,7 +144,7 @@ def _backward_work(shape: Shape, rows: int, engine: Engine) -> Work:
 
 
 def _row_works(shape: Shape, engine: Engine, validation_tokens: int) -> list[Work]:
-    return [*step_work(shape, 1, engine), *measurement_work(shape, validation_tokens, engine.device)]
+    return [*step_work(shape, 1, engine), attention_work(shape, validation_tokens)]
 
 
 def _resident_bytes(held: int, trunks: Work, rows: Sequence[Sequence[Work]], engine: Engine) -> int:

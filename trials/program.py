@@ -7,6 +7,7 @@ rows are one batched product.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -14,12 +15,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from trials import model, rates
 from trials.architecture import Architecture
 from trials.engine import Engine
-from trials.model import Forward, Losses, Precision
+from trials.model import Forward, Precision
 from trials.optimizer import update_of
 from trials.parametrization import Multipliers, OptimizerKind
 from trials.trial import TrialConfig
@@ -79,6 +81,7 @@ class Program:
     def __init__(self, shape: Shape, engine: Engine) -> None:
         self.engine = engine
         self._forward = forward_of(shape, engine.precision)
+        self._batch_sequences = shape.batch_sequences
         self._update = update_of(shape.architecture, shape.optimizer, engine.device)
         self._losses = _compiled(self._flat_losses, engine) if engine.compiled else self._flat_losses
         self._apply = _compiled(self._flat_apply, engine) if engine.compiled else self._flat_apply
@@ -110,18 +113,28 @@ class Program:
         return cross_entropy.detach(), norms
 
     def loss(self, weights: Tensor, tokens: Tensor, numbers: Tensor) -> float:
-        """Mean cross entropy of one trial's weights `(1, P)` on `(S, T + 1)` ids."""
-        with torch.inference_mode():
-            return self._evaluate(weights, tokens, numbers).cross_entropy.item()
+        """Mean cross entropy of one trial's weights `(1, P)` on `(S, T + 1)` ids.
+
+        In batches of a step, so that it is the step's compiled code and fits where a step does.
+        """
+        weights = weights.detach().requires_grad_()
+        parts = [
+            self._part_loss(weights, part, len(tokens), numbers) for part in torch.split(tokens, self._batch_sequences)
+        ]
+        return math.fsum(torch.cat(parts).tolist())
 
     def max_attention_logit(self, weights: Tensor, tokens: Tensor, numbers: Tensor) -> float:
         """Of one trial's weights `(1, P)` on `(S, T + 1)` ids."""
         _, knobs = rates.unpack(numbers)
         return model.max_attention_logit(weights, tokens[None, :, :-1], knobs, self._forward)
 
-    def _evaluate(self, weights: Tensor, tokens: Tensor, numbers: Tensor) -> Losses:
-        share = torch.full((1, len(tokens)), 1 / len(tokens), device=tokens.device)
-        return model.losses(weights, tokens.unsqueeze(0), share, rates.unpack(numbers)[1], self._forward)
+    def _part_loss(self, weights: Tensor, tokens: Tensor, num_sequences: int, numbers: Tensor) -> Tensor:
+        """What a batch, filled up with nothing, has in the mean over so many sequences: `(1,)`."""
+        missing = self._batch_sequences - len(tokens)
+        batch = F.pad(tokens, (0, 0, 0, missing)).unsqueeze(0)
+        share = F.pad(torch.full((1, len(tokens)), 1 / num_sequences, device=tokens.device), (0, missing))
+        cross_entropy, _ = self._losses(weights, batch, share, numbers)
+        return cross_entropy.detach()
 
     def _flat_losses(self, weights: Tensor, tokens: Tensor, share: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
         losses = model.losses(weights, tokens, share, rates.unpack(numbers)[1], self._forward)
@@ -158,6 +171,12 @@ class Captured:
 
 
 def _compiled(function: Callable[..., Any], engine: Engine) -> Callable[..., Any]:
-    torch._dynamo.config.recompile_limit = MAX_SHAPES  # of one process; torch gives up compiling after 8
-    torch._inductor.config.cpp.threads = engine.threads  # else what was compiled for other threads is found again
-    return torch.compile(function, dynamic=False)
+    options: dict[str, Any] = {
+        "cpp.threads": engine.threads,  # else what was compiled for other threads is found again
+        "cpp_wrapper": engine.device == "cpu",  # the whole graph in C++, which leaves Python's lock to the other lanes
+    }
+    # torch gives up compiling after 8 shapes of one function, unless told otherwise.
+    compiled: Callable[..., Any] = torch.compile(  # type: ignore[call-overload]  # whose overloads lack the limit
+        function, dynamic=False, options=options, recompile_limit=MAX_SHAPES
+    )
+    return compiled
