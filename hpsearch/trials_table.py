@@ -32,7 +32,8 @@ def trials_table(state: SearchState) -> pd.DataFrame:
     Returns:
         A row a measurement: trial, number, role, repeat_of, state, proxy, rung, seed, corpus, params (non-embedding N),
         tokens (D), outcome, loss (annealed; NaN where there is none), raw_loss, far_loss, train_loss,
-        gradient_norm, flops (anneal included), seconds, and a column for each searched parameter.
+        gradient_norm, update_ratio, max_attention_logit, spikes, unique_tokens (expected, of those trained on),
+        flops (anneal included), seconds, and a column for each searched parameter.
     """
     rows = [
         _row(state, trial, rung, measurement)
@@ -69,6 +70,10 @@ def _row(state: SearchState, trial: Trial, rung: int, measurement: Measurement) 
         "far_loss": measurement.far_loss if measured else nan,
         "train_loss": measurement.train_loss if measured else nan,
         "gradient_norm": measurement.gradient_norm if measured else nan,
+        "update_ratio": measurement.update_ratio if measured else nan,
+        "max_attention_logit": measurement.max_attention_logit if measured else nan,
+        "spikes": measurement.spikes,
+        "unique_tokens": measurement.unique_tokens,
         "flops": measurement.flops + measurement.anneal_flops,
         "seconds": measurement.seconds,
         **trial.asked.values,

@@ -269,6 +269,8 @@ def _recommendation_lines(recommendation: Recommendation) -> Iterator[str]:
         f"noise {evidence.noise:.2%}; reach {recommendation.reach_params:,.1f}x in N, "
         f"{recommendation.reach_tokens:,.1f}x in D"
     )
+    if recommendation.stability:
+        yield "learning rates at which a size trains: " + "; ".join(edge.text for edge in recommendation.stability)
     for warning in recommendation.warnings:
         yield f"[yellow]warning[/] {warning}"
     if recommendation.refused:

@@ -69,7 +69,9 @@ class State:
     square: Tensor
 
     def rows(self, start: int, stop: int) -> State:
-        return State(self.weights[start:stop], self.mean[start:stop], self.square[start:stop])
+        """Some rows, to be computed on beside others: `data`, as plain views share one count of writes, by which
+        autograd would take a neighbour's update for one of its own weights."""
+        return State(*(tensor.data[start:stop] for tensor in (self.weights, self.mean, self.square)))
 
     def tensors(self) -> dict[str, Tensor]:
         return {"weights": self.weights, "mean": self.mean, "square": self.square}

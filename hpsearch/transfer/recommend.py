@@ -18,7 +18,9 @@ from hpsearch.state import SearchState
 from hpsearch.surface import Estimate, Surface
 from hpsearch.targets import ResolvedTarget
 from hpsearch.transfer.proof import can_predict, fit_search, proof_result
+from hpsearch.transfer.stability import StabilityEdge, stability_edges
 from hpsearch.transfer.status import Status, decide, drift_is_told
+from hpsearch.trials_table import observations
 from search_spaces.errors import UserError
 from search_spaces.parameter import Parameter
 
@@ -79,6 +81,7 @@ class Recommendation(Frozen):
     exponents: dict[str, dict[str, dict[str, float]]]
     backtest: dict[str, Any] | None
     proof: dict[str, Any] | None
+    stability: tuple[StabilityEdge, ...]  # of each size, smallest first
     evidence: Evidence
     warnings: tuple[str, ...]
     refused: str | None
@@ -118,6 +121,7 @@ def recommend(state: SearchState, target: ResolvedTarget) -> Recommendation:
         exponents={name: asdict(exponents) for name, exponents in surface.exponents.items()},
         backtest={name: asdict(tested) for name, tested in surface.backtest.items()} or None,
         proof=asdict(proof[0]) if proof else None,
+        stability=stability_edges(observations(state, proof=True)),
         evidence=_evidence(state, surface),
         warnings=tuple(_warnings(state, surface, target, values)),
         refused=_refusal(surface, target) or None,
