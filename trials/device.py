@@ -120,6 +120,7 @@ class Device:
         return self._time
 
     def _run(self) -> None:
+        torch.set_num_threads(self._engine.threads)
         try:
             while True:
                 with self._changed:

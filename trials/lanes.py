@@ -17,10 +17,15 @@ Item = TypeVar("Item")
 
 
 class Lanes:
-    """So many threads, each of which computes with so many of torch's."""
+    """So many threads, each of which computes with so many of torch's; a single lane is the thread that calls.
+
+    OpenMP gives up spinning where a process has more of its threads than CPUs, idle ones too; steps then take twice as
+    long.
+    """
 
     def __init__(self, count: int, threads: int) -> None:
         self._count = count
+        self._threads = threads
         self._pool = ThreadPoolExecutor(count, "lane", torch.set_num_threads, (threads,))
 
     def work_off(self, items: Iterable[Item], work: Callable[[Item], Item | None]) -> None:
@@ -40,6 +45,10 @@ class Lanes:
                 if left is not None:
                     waiting.append(left)
 
+        if self._count == 1:
+            torch.set_num_threads(self._threads)
+            lane()
+            return
         futures = [self._pool.submit(lane) for _ in range(min(self._count, len(waiting)))]
         wait(futures)
         for future in futures:

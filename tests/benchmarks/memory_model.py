@@ -14,7 +14,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,12 +24,13 @@ from tests.trials.conftest import CONFIG
 from trials.architecture import Architecture, Kind, gpt, llama
 from trials.data import validation_batches
 from trials.engine import Engine
+from trials.lanes import Lanes
 from trials.memory import predicted_bytes
 from trials.model import Precision
 from trials.parametrization import OptimizerKind, standard
 from trials.program import Program, shape_of
 from trials.stack import Stack
-from trials.trial import Assignment, TrialConfig
+from trials.trial import Assignment, Measurement, TrialConfig
 from trials.validation import HeldOut
 
 MIB = 2**20
@@ -83,6 +83,11 @@ def config_of(architecture: Architecture, optimizer: OptimizerKind, sequences: i
     )
 
 
+def in_lanes(plain: Case, lanes: int) -> Case:
+    """The same with so many rows side by side."""
+    return replace(plain, engine=replace(plain.engine, lanes=lanes))
+
+
 def with_logit_knobs(plain: Case) -> Case:
     """The same with a z-loss and a soft cap."""
     return replace(plain, config=replace(plain.config, z_loss=1e-4, logit_softcap=30.0))
@@ -106,6 +111,7 @@ CASES = {
     "wide gpt muon": case(WIDE_GPT, 2, 2, MUON),
     "wide llama muon bfloat16": case(WIDE_LLAMA, 2, 2, MUON, BFLOAT16),
     "many slots gpt adamw": case(SMALL_GPT, 30, 2),
+    "many slots gpt adamw, two lanes": in_lanes(case(SMALL_GPT, 30, 2), 2),
     "many slots llama muon": case(SMALL_LLAMA, 10, 2, MUON),
     "many slots gpt muon bfloat16": case(SMALL_GPT, 30, 2, MUON, BFLOAT16),
     "vocabulary gpt adamw": case(WORDY_GPT, 1, 64),
@@ -117,6 +123,7 @@ CASES = {
     "long context llama adamw bfloat16": case(LONG_LLAMA, 1, 12, precision=BFLOAT16),
     "long context banded gpt muon": case(BANDED_GPT, 1, 16, MUON),
     "deep gpt adamw": case(DEEP_GPT, 1, 16),
+    "deep gpt adamw, two lanes": in_lanes(case(DEEP_GPT, 3, 16), 2),
     "deep gpt muon bfloat16": case(DEEP_GPT, 1, 16, MUON, BFLOAT16),
     "deep llama adamw": case(DEEP_LLAMA, 2, 16),
     "wide gpt adamw, compiled": case(WIDE_GPT, 3, 2, compiled=True),
@@ -126,6 +133,7 @@ CASES = {
     "vocabulary llama adamw bfloat16, compiled": case(WORDY_LLAMA, 1, 64, precision=BFLOAT16, compiled=True),
     "long context gpt adamw, compiled": case(LONG_GPT, 1, 24, compiled=True),
     "long context llama adamw bfloat16, compiled": case(LONG_LLAMA, 1, 24, precision=BFLOAT16, compiled=True),
+    "deep gpt adamw, two lanes, compiled": in_lanes(case(DEEP_GPT, 3, 16, compiled=True), 2),
     "deep llama muon, compiled": case(DEEP_LLAMA, 2, 16, MUON, compiled=True),
 }
 
@@ -147,15 +155,18 @@ def train(case: Case, folder: Path) -> None:
     for slot in range(case.slots):
         save_to = str(folder / f"{config.architecture.width}-{slot}.safetensors")
         stack.admit(Assignment(str(slot), replace(config, seed=slot), STEPS * config.step_tokens, (), save_to))
-    for _ in range(STEPS):
-        stack.step()
-    for _, measurement in stack.measure():
-        assert measurement.checkpoint, measurement
+    lanes, measured = Lanes(case.engine.lanes, case.engine.threads), list[tuple[Assignment, Measurement]]()
+
+    def to_the_rung(start: int) -> None:
+        stack.run(start, STEPS)
+        measured.extend(stack.measured(start))
+
+    lanes.work_off(stack.groups, to_the_rung)
+    assert len(measured) == case.slots and all(measurement.checkpoint for _, measurement in measured), measured
 
 
 def growth_bytes(case: Case) -> int:
     """Growth of this process's peak with the stack, once a tiny one has had all libraries loaded."""
-    torch.set_num_threads(1)
     build = gpt if case.config.architecture.kind is Kind.GPT else llama
     tiny = build(width=32, depth=1, heads=2, context_tokens=16, vocabulary=64)
     with tempfile.TemporaryDirectory() as folder:
@@ -179,8 +190,7 @@ def main() -> None:
     parser.add_argument("--here", metavar="CASE", help="measure one in this process and print bytes")
     options = parser.parse_args()
     if options.here:
-        with ThreadPoolExecutor(1) as thread:  # a device trains in a thread of its own, too
-            print(thread.submit(growth_bytes, CASES[options.here]).result())
+        print(growth_bytes(CASES[options.here]))
         return
     for name in options.cases or CASES:
         predicted, measured = CASES[name].predicted_bytes, measured_bytes(name)

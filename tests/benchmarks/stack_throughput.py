@@ -1,7 +1,8 @@
 """How fast does a stack train? Beside a plain training loop, and a share of what this machine can multiply.
 
-In one run on one machine: a plain eager loop (torch.nn, torch.optim.AdamW, one model), the same compiled by
-torch.compile, and stacks of several sizes, eager and compiled, in float32 and in bfloat16. Widths of depth 2.
+In one run on one machine, each in a process of its own: a plain eager loop (torch.nn, torch.optim.AdamW, one model),
+the same compiled by torch.compile, and stacks of several sizes, eager and compiled, in float32 and in bfloat16.
+Widths of depth 2.
 
     python -m tests.benchmarks.stack_throughput [--json] [--widths 32,64,128] [--slots 1,4,8] [--seconds 2]
 """
@@ -9,12 +10,14 @@ torch.compile, and stacks of several sizes, eager and compiled, in float32 and i
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
+import math
+import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
 
 import numpy as np
 import torch
@@ -35,6 +38,7 @@ from trials.tokens import load_split
 from trials.trial import Assignment, TrialConfig
 from trials.validation import HeldOut
 
+CPUS = os.cpu_count() or 1
 ROUNDS = 5  # the best of so many is reported: what else runs on the machine only slows
 ENDLESS_TOKENS = 10**12 // (BATCH_SEQUENCES * CONTEXT_TOKENS) * BATCH_SEQUENCES * CONTEXT_TOKENS
 
@@ -43,10 +47,32 @@ ENDLESS_TOKENS = 10**12 // (BATCH_SEQUENCES * CONTEXT_TOKENS) * BATCH_SEQUENCES 
 class Way:
     """One way to train one width."""
 
-    how: str
-    trials: int
-    steps: int  # of all trials together, in one call
-    call: Callable[[], object]
+    width: int
+    slots: int  # trials at once; 0 for a plain loop
+    precision: str
+    compiled: bool
+
+    @property
+    def trials(self) -> int:
+        return max(1, self.slots)
+
+    @property
+    def steps(self) -> int:
+        """Of all trials together, in one call."""
+        return self.slots * TURN_STEPS if self.slots else 1
+
+    @property
+    def engine(self) -> Engine:
+        return choose_engine(self.precision, self.compiled, self.trials, CPUS)
+
+    @property
+    def how(self) -> str:
+        what = "compiled" if self.engine.compiled else "eager"
+        return f"stack, {what}, {self.engine.precision}" if self.slots else f"plain loop, {what}"
+
+    @property
+    def config(self) -> TrialConfig:
+        return config_of(spec_of([self.width]), 0, ENDLESS_TOKENS, 1e-3, 0)
 
 
 @dataclass(frozen=True)
@@ -66,21 +92,17 @@ class Row:
 def matmul_peak(dtype: torch.dtype, seconds: float) -> float:
     """Best GFLOP/s of a product of two 2048 x 2048 matrices."""
     left, right = torch.randn(2, 2048, 2048).to(dtype)
-    (best_s,) = fastest([lambda: torch.mm(left, right)], seconds)
+    best_s = min(call_s(lambda: torch.mm(left, right), seconds / ROUNDS) for _ in range(ROUNDS))
     return 2 * 2048**3 / best_s / 1e9
 
 
-def fastest(calls: Sequence[Callable[[], object]], seconds: float) -> list[float]:
-    """Seconds of each call: the best of its rounds, which alternate, as the speed of a shared machine drifts."""
-    best = [float("inf")] * len(calls)
-    for _ in range(ROUNDS):
-        for which, call in enumerate(calls):
-            times, started_s = 0, time.perf_counter()
-            while time.perf_counter() - started_s < seconds / ROUNDS:
-                call()
-                times += 1
-            best[which] = min(best[which], (time.perf_counter() - started_s) / times)
-    return best
+def call_s(call: Callable[[], object], seconds: float) -> float:
+    """Mean seconds of a call, over so many seconds of them."""
+    times, started_s = 0, time.perf_counter()
+    while time.perf_counter() - started_s < seconds:
+        call()
+        times += 1
+    return (time.perf_counter() - started_s) / times
 
 
 def plain_loop(config: TrialConfig, tokens: np.ndarray, compiled: bool) -> Callable[[], float]:
@@ -122,40 +144,61 @@ def stack_turn(config: TrialConfig, tokens: np.ndarray, engine: Engine, slots: i
     return turn
 
 
-def ways(config: TrialConfig, tokens: np.ndarray, slots: list[int]) -> Iterator[Way]:
-    """Every way to train this width."""
-    yield Way("plain loop, eager", 1, 1, plain_loop(config, tokens, compiled=False))
-    yield Way("plain loop, compiled", 1, 1, plain_loop(config, tokens, compiled=True))
-    kinds = (("float32", False), ("float32", True), ("auto", True))
-    for (precision, compiled), count in itertools.product(kinds, slots):
-        engine = choose_engine(precision, compiled, count, os.cpu_count() or 1)
-        name = f"stack, {'compiled' if engine.compiled else 'eager'}, {engine.precision}"
-        yield Way(name, count, count * TURN_STEPS, stack_turn(config, tokens, engine, count))
+def ways(width: int, slots: list[int]) -> Iterator[Way]:
+    """Every way to train this width, the plain loop first."""
+    yield Way(width, 0, "float32", False)
+    yield Way(width, 0, "float32", True)
+    for precision, compiled in (("float32", False), ("float32", True), ("auto", True)):
+        yield from (Way(width, count, precision, compiled) for count in slots)
 
 
-def first_call_s(call: Callable[[], object]) -> float:
-    """Seconds of the first call, which compiles."""
+def serve(way: Way, seconds: float, pipe: Connection) -> None:
+    """A process of its own: sends the seconds of the first call, which compiles, then of each round asked for."""
+    engine, tokens = way.engine, load_split(text(), "train")
+    torch.set_num_threads(engine.threads)
+    call = (
+        stack_turn(way.config, tokens, engine, way.slots) if way.slots else plain_loop(way.config, tokens, way.compiled)
+    )
     started_s = time.perf_counter()
     call()
-    return time.perf_counter() - started_s
+    pipe.send(time.perf_counter() - started_s)
+    while pipe.recv():
+        pipe.send(call_s(call, seconds / ROUNDS))
+
+
+def fastest(every: Sequence[Way], seconds: float) -> Iterator[tuple[Way, float, float]]:
+    """Each way with the seconds of its first call and of its best round.
+
+    Rounds alternate, as the speed of a shared machine drifts, and each way has a process of its own, as idle threads
+    of one hold up the threads of another.
+    """
+    spawn, pipes, first_s = multiprocessing.get_context("spawn"), [], []
+    for way in every:
+        here, there = spawn.Pipe()
+        spawn.Process(target=serve, args=(way, seconds, there), daemon=True).start()
+        first_s.append(here.recv())
+        pipes.append(here)
+    best_s = [math.inf] * len(pipes)
+    for _ in range(ROUNDS):
+        for which, pipe in enumerate(pipes):
+            pipe.send(True)
+            best_s[which] = min(best_s[which], pipe.recv())
+    for pipe in pipes:
+        pipe.send(False)
+    yield from zip(every, first_s, best_s, strict=True)
 
 
 def measure(widths: list[int], slots: list[int], seconds: float) -> tuple[dict[str, float], list[Row]]:
     """Matmul peaks in GFLOP/s, and a row for every width and way."""
-    peaks = {str(p): matmul_peak(p.dtype, seconds) for p in Precision}
-    tokens, rows = load_split(text(), "train"), []
-    spec = spec_of(widths)
-    for proxy, width in enumerate(widths):
-        config = config_of(spec, proxy, ENDLESS_TOKENS, 1e-3, 0)
-        every = list(ways(config, tokens, slots))
-        first_s = [first_call_s(way.call) for way in every]
-        best_s = fastest([way.call for way in every], seconds)
-        speeds = [way.steps * config.step_tokens / each for way, each in zip(every, best_s, strict=True)]
-        for way, speed, compiling_s in zip(every, speeds, first_s, strict=True):
-            gflops = speed * config.architecture.training_flops_per_token / 1e9
+    peaks, rows = {str(p): matmul_peak(p.dtype, seconds) for p in Precision}, []
+    for width in widths:
+        plain = 0.0
+        for way, first_call_s, best_s in fastest(list(ways(width, slots)), seconds):
+            speed = way.steps * way.config.step_tokens / best_s
+            plain = plain or speed
+            gflops = speed * way.config.architecture.training_flops_per_token / 1e9
             share = gflops / peaks[Precision.FLOAT32]
-            rows.append(Row(width, way.how, way.trials, speed, gflops, speed / speeds[0], share, compiling_s))
-        torch._dynamo.reset()
+            rows.append(Row(width, way.how, way.trials, speed, gflops, speed / plain, share, first_call_s))
     return peaks, rows
 
 
@@ -166,14 +209,12 @@ def main() -> None:
     parser.add_argument("--slots", default="1,4,8")
     parser.add_argument("--seconds", type=float, default=2.0)
     options = parser.parse_args()
-    threads = os.cpu_count() or 1
-    torch.set_num_threads(threads)
     widths, slots = ([int(part) for part in text_.split(",")] for text_ in (options.widths, options.slots))
     peaks, rows = measure(widths, slots, options.seconds)
     if options.json:
-        print(json.dumps({"threads": threads, "matmul_gflops": peaks, "rows": [asdict(row) for row in rows]}, indent=2))
+        print(json.dumps({"threads": CPUS, "matmul_gflops": peaks, "rows": [asdict(row) for row in rows]}, indent=2))
         return
-    title = f"{threads} threads, batch {BATCH_SEQUENCES} x {CONTEXT_TOKENS}, vocabulary {VOCABULARY}; matmul peak "
+    title = f"{CPUS} threads, batch {BATCH_SEQUENCES} x {CONTEXT_TOKENS}, vocabulary {VOCABULARY}; matmul peak "
     table = Table(title=title + ", ".join(f"{name} {peak:.0f} GFLOP/s" for name, peak in peaks.items()))
     for column in ("width", "how", "trials", "tokens/s", "GFLOP/s", "over plain", "of float32 peak", "first call"):
         table.add_column(column)
