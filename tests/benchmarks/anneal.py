@@ -73,7 +73,7 @@ def against_cosine(device: Device, rung: int, last: int, folder: Path) -> tuple[
 def sampled(last: int) -> list[TrialConfig]:
     """Trials spread over the space by a scrambled Sobol sequence."""
     spec = spec_of([64], space=SPACE, fixed={"batch_sequences": 8})
-    points = stats.qmc.Sobol(len(SPACE), rng=np.random.default_rng(0)).random(NUM_TRIALS)
+    points = stats.qmc.Sobol(len(SPACE), rng=np.random.default_rng(0)).random_base2(5)[:NUM_TRIALS]
     shape = spec.architecture(spec.ladder[0])
     configs = []
     for point in points:
