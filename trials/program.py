@@ -119,10 +119,10 @@ class Program:
 
         In batches of a step, so that it is the step's compiled code and fits where a step does.
         """
-        weights = weights.detach().requires_grad_()
-        parts = [
-            self._part_loss(weights, part, len(tokens), numbers) for part in torch.split(tokens, self._batch_sequences)
-        ]
+        batches = torch.split(tokens, self._batch_sequences)
+        with torch.set_grad_enabled(self.engine.compiled):  # torch compiles other code where there are no gradients
+            weights = weights.detach().requires_grad_(self.engine.compiled)
+            parts = [self._part_loss(weights, batch, len(tokens), numbers) for batch in batches]
         return math.fsum(torch.cat(parts).tolist())
 
     def max_attention_logit(self, weights: Tensor, tokens: Tensor, numbers: Tensor) -> float:
