@@ -34,7 +34,8 @@ from trials.trial import Assignment, Measurement, TrialConfig
 from trials.validation import HeldOut
 
 MIB = 2**20
-STEPS = 4  # to the rung, the last two of them on the branch
+STEPS = 4  # to the rung, the second half of them on the branch
+STEPS_IN_LANES = 24  # until rows side by side have been at their peaks together
 VALIDATION_SEQUENCES = 64
 RATE = 1e-6  # random text teaches nothing; at this rate nothing diverges either
 
@@ -46,6 +47,10 @@ class Case:
     config: TrialConfig
     engine: Engine
     slots: int
+
+    @property
+    def steps(self) -> int:
+        return STEPS if self.engine.lanes == 1 else STEPS_IN_LANES
 
     @property
     def validation_tokens(self) -> int:
@@ -154,11 +159,11 @@ def train(case: Case, folder: Path) -> None:
     stack = Stack(shape, case.slots, Program(shape, case.engine), text, HeldOut(sequences, sequences))
     for slot in range(case.slots):
         save_to = str(folder / f"{config.architecture.width}-{slot}.safetensors")
-        stack.admit(Assignment(str(slot), replace(config, seed=slot), STEPS * config.step_tokens, (), save_to))
+        stack.admit(Assignment(str(slot), replace(config, seed=slot), case.steps * config.step_tokens, (), save_to))
     lanes, measured = Lanes(case.engine.lanes, case.engine.threads), list[tuple[Assignment, Measurement]]()
 
     def to_the_rung(start: int) -> None:
-        stack.run(start, STEPS)
+        stack.run(start, case.steps)
         measured.extend(stack.measured(start))
 
     lanes.work_off(stack.groups, to_the_rung)

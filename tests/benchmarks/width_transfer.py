@@ -5,6 +5,7 @@ each width is that of a parabola through the losses near the best, its interval 
 `not resolved` where the interval of the shift is wider than the question.
 
     python -m tests.benchmarks.width_transfer [--json] [--output FILE.svg] [--tokens 200000] [--widths 64,256]
+        [--rules mup,standard]
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from tests.benchmarks.harness import config_of, open_device, read_options, spec_
 
 SEEDS = (0, 1, 2, 3)
 OCTAVES = np.arange(-4, 5) / 2  # of the grid, around the centre
-GRID_CENTRE = {"mup": 2**-7.5, "standard": 2**-8.5}
+GRID_CENTRE = 2**-9.5
 WINDOW = 0.08  # losses this near the best are on the parabola
 DRAWS = 2000
 ALLOWED_OCTAVES = 0.5
@@ -41,10 +42,13 @@ class Shift:
     shift: float
     low: float
     high: float
+    bracketed: bool  # whether the grid goes beyond the best rate of each width, on both sides
 
     @property
     def verdict(self) -> str:
         """What the interval allows to say."""
+        if not self.bracketed:
+            return "not resolved: a best rate lies at the edge of the grid"
         if max(abs(self.low), abs(self.high)) <= ALLOWED_OCTAVES:
             return f"within {ALLOWED_OCTAVES} octaves"
         if self.low > ALLOWED_OCTAVES or self.high < -ALLOWED_OCTAVES:
@@ -73,15 +77,16 @@ def shift_of(rule: str, losses: Floats) -> Shift:
     best = centres(np.arange(losses.shape[2]))
     draws = [centres(chosen) for chosen in generator.integers(0, losses.shape[2], (DRAWS, losses.shape[2]))]
     low, high = np.percentile([draw[-1] - draw[0] for draw in draws], [10, 90])
-    rates = tuple(float(GRID_CENTRE[rule] * 2**octave) for octave in best)
-    return Shift(rule, rates, float(best[-1] - best[0]), float(low), float(high))
+    rates = tuple(float(GRID_CENTRE * 2**octave) for octave in best)
+    bracketed = bool(np.all(np.abs(best) < OCTAVES.max()))
+    return Shift(rule, rates, float(best[-1] - best[0]), float(low), float(high), bracketed)
 
 
 def sweep(rule: str, widths: list[int], tokens: int) -> Floats:
     """Losses `(widths, rates, seeds)`."""
     spec = spec_of(widths, parametrization=rule)
     device, _ = open_device()
-    rates = [float(GRID_CENTRE[rule] * 2**octave) for octave in OCTAVES]
+    rates = [float(GRID_CENTRE * 2**octave) for octave in OCTAVES]
     run_tokens = whole_steps(tokens)
     found = []
     for proxy, width in enumerate(widths):
@@ -100,7 +105,7 @@ def draw(path: Path, widths: list[int], losses: dict[str, Floats], shifts: list[
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     for axes, shift in zip(figure.subplots(1, len(shifts), sharey=True, squeeze=False)[0], shifts, strict=True):
-        rates = GRID_CENTRE[shift.rule] * 2**OCTAVES
+        rates = GRID_CENTRE * 2**OCTAVES
         for width, of_width, best in zip(widths, losses[shift.rule], shift.centres, strict=True):
             (line,) = axes.plot(rates, of_width.mean(1), marker="o", label=f"width {width}")
             axes.plot(rates, of_width, ".", color=line.get_color(), alpha=0.4)
@@ -113,9 +118,9 @@ def draw(path: Path, widths: list[int], losses: dict[str, Floats], shifts: list[
 
 
 def main() -> None:
-    options = read_options(__doc__, "width_transfer.svg", tokens=200_000, widths="64,256")
+    options = read_options(__doc__, "width_transfer.svg", tokens=200_000, widths="64,256", rules="mup,standard")
     widths = [int(part) for part in options.widths.split(",")]
-    losses = {rule: sweep(rule, widths, options.tokens) for rule in GRID_CENTRE}
+    losses = {rule: sweep(rule, widths, options.tokens) for rule in options.rules.split(",")}
     shifts = [shift_of(rule, of_rule) for rule, of_rule in losses.items()]
     draw(options.output, widths, losses, shifts)
     if options.json:
