@@ -53,6 +53,16 @@ class Slot:
         return self.config.branch_tokens(self.assignment.rung_tokens)
 
     @property
+    def step_tokens(self) -> int:
+        """Tokens of the next step. No trunk's step crosses a branch point, where its rate would be a rung's."""
+        return self.config.batch_sequences_at(self.tokens) * self.config.architecture.context_tokens
+
+    @property
+    def trunk_tokens(self) -> int:
+        """Tokens of the trunk so far."""
+        return self.tokens if self.trunk is None else self.trunk.tokens
+
+    @property
     def numbers(self) -> Numbers:
         """What the next step needs, `(NUMBERS,)`."""
         return step_numbers(self.config, self.tokens, self.assignment.rung_tokens, self.steps + 1)
@@ -146,7 +156,7 @@ class Stack:
     def _step(self, start: int, slots: list[Slot]) -> None:
         """One step of a group; a trial at its branch point leaves its trunk behind first."""
         for row, slot in enumerate(slots, start):
-            if slot.trunk is None and slot.tokens >= slot.branch_tokens:
+            if slot.trunk is None and slot.tokens + slot.step_tokens > slot.branch_tokens:
                 self._leave_trunk(row, slot)
         self._pending[start // self._group].append((slots, *self._compute(start, slots)))
         for row, slot in enumerate(slots, start):
@@ -154,7 +164,7 @@ class Stack:
 
     def _advance(self, row: int, slot: Slot) -> None:
         """Counts a step as soon as it is computed, so that one that fails further down does not repeat it."""
-        slot.tokens += slot.config.batch_sequences_at(slot.tokens) * self.shape.architecture.context_tokens
+        slot.tokens += slot.step_tokens
         slot.steps += 1
         slot.neighbours = max(slot.neighbours, len(self.slots))
         if slot.trunk is not None and math.isnan(slot.update_ratio):
@@ -268,8 +278,8 @@ class Stack:
         attention: float = 0.0,
     ) -> Measurement:
         measured, config, engine = outcome is Outcome.MEASURED, slot.config, self._program.engine
-        branch_steps = max(1, (slot.tokens - slot.branch_tokens) // config.step_tokens)
-        leaves_trunk = min(slot.tokens, slot.branch_tokens)
+        leaves_trunk = slot.trunk_tokens
+        branch_steps = max(1, (slot.tokens - leaves_trunk) // config.step_tokens)
         context_tokens = self.shape.architecture.context_tokens
         return Measurement(
             trial_id=slot.assignment.trial_id,

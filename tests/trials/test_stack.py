@@ -265,7 +265,7 @@ def test_trial_over_checkpoints_is_the_trial_in_one_go_bitwise(
         assert tensors(reached) == tensors(fresh)
     trunk = checkpoint.load(Path(measured[-1].checkpoint), config.architecture.params_total)
     assert sum(m.flops for m in measured) == config.segment_flops(0, trunk.tokens), "a trunk's step is paid for once"
-    assert 0 <= trunk.tokens - config.branch_tokens(STEPS * STEP_TOKENS) < STEP_TOKENS
+    assert 0 <= config.branch_tokens(STEPS * STEP_TOKENS) - trunk.tokens < STEP_TOKENS
 
 
 def tensors(measurement: Measurement) -> dict[str, bytes]:
