@@ -61,7 +61,7 @@ def predicted_bytes(slots: Mapping[Shape, int], engine: Engine, validation_token
     held = sum(program_bytes(shape) + count * state_bytes(shape) for shape, count in slots.items())
     if engine.device == "cpu":
         trunks = [trunk_work(shape, count) for shape, count in slots.items()]
-        rows = [_row_works(shape, engine, validation_tokens) for shape, count in slots.items() for _ in range(count)]
+        rows = [works for shape, n in slots.items() for works in [_row_works(shape, engine, validation_tokens)] * n]
         return _resident_bytes(held, trunks, rows, engine)
     steps = [step_work(shape, count, engine) for shape, count in slots.items() if count]
     if engine.compiled:

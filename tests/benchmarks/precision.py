@@ -21,7 +21,7 @@ SEEDS = (0, 1, 2)
 
 @dataclass(frozen=True)
 class Agreement:
-    """Fractions of the loss, in percent."""
+    """Percent of the loss."""
 
     mean_difference: float  # bfloat16 over float32
     largest_difference: float

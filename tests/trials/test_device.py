@@ -300,7 +300,7 @@ def test_occupancy_is_the_share_of_the_span_that_was_used(
     time = device.time
     runs = 40 / RUN_STEPS + 1
     assert time.training_s == time.measuring_s == runs
-    assert time.span_s > runs  # the last turn may not be counted yet; admissions lie between
+    assert time.span_s in (24.0, 31.0)  # 3 looks a run, 4 a turn and its admissions; the last may not be counted yet
     assert time.occupancy == 2 * runs / time.span_s
 
 
