@@ -54,9 +54,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 def predicted_bytes(slots: Mapping[Shape, int], engine: Engine, validation_tokens: int) -> int:
     """Of a device whose stacks have so many slots each, filled or not, and so many tokens to validate on.
 
-    On a CPU within 15 % of the growth of resident memory where that is 500 MB and more. For a GPU it is the same
-    count with all slots of a stack in one step, and no measurement is behind it. There a captured step keeps its
-    memory, so steps add up over stacks, and it is captured beside a copy of the states.
+    On a CPU within 15 % of the growth of resident memory where that is 500 MB and more, in two of the benchmark's
+    cases up to 21 %. For a GPU it is the same count with all slots of a stack in one step, and no measurement is
+    behind it. There a captured step keeps its memory, so steps add up over stacks, and it is captured beside a copy
+    of the states.
     """
     held = sum(program_bytes(shape) + count * state_bytes(shape) for shape, count in slots.items())
     if engine.device == "cpu":
