@@ -25,7 +25,7 @@ from hpsearch.surface_answers import (
 from hpsearch.surface_data import Sweep, read_sweep
 from hpsearch.surface_fit import Fit, fit_sweep
 from hpsearch.surface_model import Array, Unknowns, bowl, log_floor, log_floor_jacobian, settle
-from hpsearch.surface_priors import LEVEL_SD
+from hpsearch.surface_priors import LEVEL_SD, SCATTER_SD
 from search_spaces.parameter import Parameter
 
 __all__ = [
@@ -41,8 +41,8 @@ __all__ = [
 ]
 
 NUM_DRAWS = 400
-SCATTER_SD = 0.14  # octaves between a setting's optimum and the log-linear drift, where a hold-out adds to it
-SCATTER_SD_ALONE = 0.2  # without a hold-out
+MISFIT_DOF = 4.0  # one miss, among three of none that the prior is worth: a single one is half luck
+MAX_MISFIT = 0.25  # octaves per octave of N: the exponents' own uncertainty is there beside it
 MIN_SIZES_FOR_HOLDOUT = 3
 EXCESS_CAP = 0.5  # beyond it a draw says "ruin", and more ruin is no worse
 NUM_CANDIDATES = 41
@@ -72,7 +72,6 @@ class Surface:
     fit: Fit
     unknowns: Unknowns  # (K, ...) draws
     fresh: Array  # (K, 2 + 2 P) standard normals for what no trial has seen: level, noise, scatter, misfit
-    scatter_sd: float
     backtest: Mapping[str, Backtest] = field(default_factory=dict)  # by parameter; empty below three sizes
 
     @property
@@ -154,7 +153,7 @@ class Surface:
             self.sweep.form.num_parameters,
         )
         seen = np.flatnonzero((self.sweep.settings == (params, tokens)).all(axis=1))
-        level, scatter = self.fresh[:, 0] * LEVEL_SD, self.fresh[:, 2 : 2 + count] * self.scatter_sd
+        level, scatter = self.fresh[:, 0] * LEVEL_SD, self.fresh[:, 2 : 2 + count] * SCATTER_SD
         if len(seen):
             level, scatter = unknowns.level[:, seen[0]], unknowns.scatter[:, seen[0]]
         misfit = self.fresh[:, 2 + count :] * self._misfit_sd(params)
@@ -191,8 +190,9 @@ class Surface:
         sizes = np.log2(np.unique(self.sweep.settings[:, 0]))
         if not self.backtest:
             return np.zeros(self.sweep.form.num_parameters)
-        reach = max(0.0, float(np.log2(params)) - sizes[-1]) / (sizes[-1] - sizes[-2])
-        return np.asarray(reach * np.array([self.backtest[p.name].misfit_octaves for p in self.sweep.parameters]))
+        reach = max(0.0, float(np.log2(params)) - sizes[-1])
+        misfit = np.array([self.backtest[p.name].misfit_octaves for p in self.sweep.parameters])
+        return np.minimum(misfit / max(sizes[-1] - sizes[-2], 1.0), MAX_MISFIT) * reach
 
     def _offsets(self, bowls: Bowls, config: Mapping[str, float]) -> Array:
         """(K, P) octaves of a configuration from the centres."""
@@ -238,20 +238,20 @@ def fit_surface(observations: pd.DataFrame, parameters: Sequence[Parameter], see
     sweep = read_sweep(observations, parameters)
     sizes = np.unique(sweep.settings[:, 0])
     smaller = observations[observations["params"] < sizes[-1]]
+    full = _surface(sweep, seed)
     if len(sizes) < MIN_SIZES_FOR_HOLDOUT or not np.isfinite(smaller["loss"].to_numpy(np.float64)).any():
-        return _surface(sweep, SCATTER_SD_ALONE, seed)
-    full = _surface(sweep, SCATTER_SD, seed)
-    blind = _surface(read_sweep(smaller, parameters), SCATTER_SD, seed)
+        return full
+    blind = _surface(read_sweep(smaller, parameters), seed)
     return replace(full, backtest=_backtest(full, blind))
 
 
-def _surface(sweep: Sweep, scatter_sd: float, seed: int) -> Surface:
-    fit = fit_sweep(sweep, scatter_sd)
+def _surface(sweep: Sweep, seed: int) -> Surface:
+    fit = fit_sweep(sweep)
     num_unknowns, num_fresh = len(fit.vector), 2 + 2 * sweep.form.num_parameters
     half = np.random.default_rng(seed).standard_normal((NUM_DRAWS // 2, num_unknowns + num_fresh))
     normals = np.concatenate([half, -half])  # antithetic: the mean of the draws is the fit itself
     unknowns = sweep.layout.unpack(fit.draws(normals[:, :num_unknowns]))
-    return Surface(sweep, fit, unknowns, normals[:, num_unknowns:], scatter_sd)
+    return Surface(sweep, fit, unknowns, normals[:, num_unknowns:])
 
 
 def _backtest(full: Surface, blind: Surface) -> Mapping[str, Backtest]:
@@ -270,7 +270,7 @@ def _backtest(full: Surface, blind: Surface) -> Mapping[str, Backtest]:
             fitted=seen,
             inside=guess.low80 <= seen <= guess.high80,
             regret=full.expected_regret(params, tokens, {parameter.name: guess.value}).mean,
-            misfit_octaves=max(0.0, miss**2 - variance) ** 0.5,
+            misfit_octaves=(max(0.0, miss**2 - variance) / MISFIT_DOF) ** 0.5,
         )
     return result
 

@@ -51,18 +51,13 @@ class Fit:
         return np.asarray(self.vector + normals @ self.factor.T)
 
 
-def fit_sweep(sweep: Sweep, scatter_sd: float) -> Fit:
-    """Four passes: find the valley coarsely, then look closer, each around the floor of the one before.
-
-    Args:
-        sweep: the observations.
-        scatter_sd: octaves by which the optimum of a setting strays from the log-linear drift.
-    """
+def fit_sweep(sweep: Sweep) -> Fit:
+    """Four passes: find the valley coarsely, then look closer, each around the floor of the one before."""
     floor = first_floor(sweep)
     noise = first_noise(sweep, floor)
-    starts = first_starts(sweep, priors(sweep, floor, noise, scatter_sd)[0], floor)
+    starts = first_starts(sweep, priors(sweep, floor, noise)[0], floor)
     for window, least_sd in PASSES:
-        mean, sd = priors(sweep, floor, noise, scatter_sd)
+        mean, sd = priors(sweep, floor, noise)
         problem = weigh(sweep, (mean, sd), floor, noise, (window, least_sd))
         vector, _ = min((problem.solve(start) for start in starts), key=lambda solution: solution[1])
         factor = laplace_factor(problem.jacobian(vector))

@@ -42,6 +42,7 @@ RIDGE_PRIOR = np.array([0.3, 0.25])
 # ln E below the measured losses, ln A, ln B, a, b: about half of the loss at the data's mean can still fall,
 # N and D having like shares. Weak on purpose: tiny proxies are far above E, published ladders near it.
 FLOOR_PRIOR = ((-0.69, 0.5), (-0.69, 1.5), (-0.69, 1.5), (0.35, 0.15), (0.35, 0.15))
+SCATTER_SD = 0.14  # octaves by which the optimum of a setting strays from the log-linear drift
 LEVEL_SD = 0.003  # relative loss that the floor's law misses at a setting
 
 
@@ -53,14 +54,13 @@ class Noise:
     seed: float  # over seeds
 
 
-def priors(sweep: Sweep, floor: Array, noise: Noise, scatter_sd: float) -> tuple[Array, Array]:
+def priors(sweep: Sweep, floor: Array, noise: Noise) -> tuple[Array, Array]:
     """Mean and sd of every unknown, (Q,) each.
 
     Args:
         sweep: the observations.
         floor: (R,) ln loss at the optimum of each row's setting, as far as known.
         noise: as far as known.
-        scatter_sd: octaves by which the optimum of a setting strays from the log-linear drift.
     """
     layout = sweep.layout
     each = [NAMED_PRIORS.get(parameter.name, WEAK_PRIOR) for parameter in sweep.parameters]
@@ -72,7 +72,7 @@ def priors(sweep: Sweep, floor: Array, noise: Noise, scatter_sd: float) -> tuple
     level_sd = np.sqrt(LEVEL_SD**2 + noise.seed**2 - noise.paired**2)  # with the luck of the main seed
     s, p, g = layout.num_settings, layout.num_parameters, layout.num_shifts
     effects = np.zeros(s), np.zeros((s, p)), np.zeros(g)
-    spreads = np.full(s, level_sd), np.full((s, p), scatter_sd), np.full(g, np.sqrt(2.0) * noise.seed)
+    spreads = np.full(s, level_sd), np.full((s, p), SCATTER_SD), np.full(g, np.sqrt(2.0) * noise.seed)
     mean, sd = (
         Unknowns(law[:, i], drift[..., i], curvature[:, i], ASYMMETRY_PRIOR[i], RIDGE_PRIOR[i], *strays)
         for i, strays in enumerate((effects, spreads))
