@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -24,8 +25,9 @@ from hpsearch.surface_answers import (
 )
 from hpsearch.surface_data import Sweep, read_sweep
 from hpsearch.surface_fit import Fit, fit_sweep
-from hpsearch.surface_model import Array, Unknowns, bowl, log_floor, log_floor_jacobian, settle
-from hpsearch.surface_priors import LEVEL_SD, SCATTER_SD
+from hpsearch.surface_hypotheses import BLIND, Hypothesis, weigh_laws
+from hpsearch.surface_model import Array, bowl, settle
+from hpsearch.surface_posterior import Bowls, Posterior, draw_posterior
 from search_spaces.parameter import Parameter
 
 __all__ = [
@@ -34,30 +36,23 @@ __all__ = [
     "Exponent",
     "Exponents",
     "Prediction",
+    "Priors",
     "Regret",
     "Sensitivity",
     "Surface",
     "fit_surface",
 ]
 
+Priors = Literal["neutral", "public"]
+
 NUM_DRAWS = 400
 MISFIT_DOF = 4.0  # one miss, among three of none that the prior is worth: a single one is half luck
-MAX_MISFIT = 0.25  # octaves per octave of N: the exponents' own uncertainty is there beside it
 MIN_SIZES_FOR_HOLDOUT = 3
 EXCESS_CAP = 0.5  # beyond it a draw says "ruin", and more ruin is no worse
 NUM_CANDIDATES = 41
 NUM_ROUNDS = 3
 TOLERANCES = (0.001, 0.0025, 0.005)  # fractions of the loss
 NOTHING_FIXED: Mapping[str, float] = MappingProxyType({})
-
-
-@dataclass(frozen=True)
-class Bowls:
-    """Draws of the surface at one setting."""
-
-    log_floor: Array  # (K,) ln loss at the optimum
-    center: Array  # (K, P) octaves
-    shape: tuple[Array, Array, Array]  # log curvature (K, P), asymmetry (K,), ridge (K,)
 
 
 @dataclass(frozen=True)
@@ -68,11 +63,23 @@ class Surface:
     off, as what it costs to be without it is no matter of its bowl.
     """
 
-    sweep: Sweep
-    fit: Fit
-    unknowns: Unknowns  # (K, ...) draws
-    fresh: Array  # (K, 2 + 2 P) standard normals for what no trial has seen: level, noise, scatter, misfit
+    hypotheses: tuple[Hypothesis, ...]  # the blind one, and with public priors the laws that the trials support
+    posteriors: tuple[Posterior, ...]  # theirs, with draws in proportion to their weights
     backtest: Mapping[str, Backtest] = field(default_factory=dict)  # by parameter; empty below three sizes
+
+    @property
+    def fit(self) -> Fit:
+        """The blind one."""
+        return next(hypothesis.fit for hypothesis in self.hypotheses if hypothesis.name == BLIND)
+
+    @property
+    def sweep(self) -> Sweep:
+        return self.fit.problem.sweep
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """Of the hypotheses, by name; they add up to one."""
+        return {hypothesis.name: hypothesis.weight for hypothesis in self.hypotheses}
 
     @property
     def num_observations(self) -> int:
@@ -89,11 +96,16 @@ class Surface:
 
     @property
     def exponents(self) -> Mapping[str, Exponents]:
-        """By parameter."""
-        value, sd, prior_sd = (
-            self.sweep.layout.unpack(part).drift for part in (self.fit.vector, self.fit.sd, self.fit.prior_sd)
+        """By parameter; over the hypotheses, against the blind prior."""
+        layout, prior_sd = self.sweep.layout, self.sweep.layout.unpack(self.fit.prior_sd).drift
+        weight = np.array([hypothesis.weight for hypothesis in self.hypotheses])
+        value, sd = (
+            np.array([layout.unpack(part).drift for part in parts])
+            for parts in ([h.fit.vector for h in self.hypotheses], [h.fit.sd for h in self.hypotheses])
         )
-        table = np.stack([value, sd, sd / prior_sd], axis=-1)[:, 1:].tolist()
+        mean = np.tensordot(weight, value, 1)
+        spread = np.sqrt(np.tensordot(weight, sd**2 + (value - mean) ** 2, 1))
+        table = np.stack([mean, spread, spread / prior_sd], axis=-1)[:, 1:].tolist()
         names = [parameter.name for parameter in self.sweep.parameters]
         return {name: Exponents(Exponent(*n), Exponent(*d)) for name, (n, d) in zip(names, table, strict=True)}
 
@@ -127,9 +139,10 @@ class Surface:
         """The loss of one run with a configuration."""
         bowls = self.bowls(params, tokens)
         regret = self._regret(bowls, self._offsets(bowls, config))
-        loss = np.exp(bowls.log_floor + regret + self.fresh[:, 1] * self.fit.noise.seed)
-        low, median, high = np.quantile(loss, [0.1, 0.5, 0.9]).tolist()
-        return Prediction(median, low, high)
+        luck = np.concatenate([posterior.fresh[:, 1] for posterior in self.posteriors])
+        loss = np.exp(bowls.log_floor + regret + luck * self.fit.noise.seed)
+        low90, low80, median, high80, high90 = np.quantile(loss, [0.05, 0.1, 0.5, 0.9, 0.95]).tolist()
+        return Prediction(median, low80, high80, low90, high90)
 
     def sensitivity(self, name: str, params: float, tokens: float) -> Sensitivity:
         """The curvature of a parameter's bowl, and its plateaus around the optimum of a setting."""
@@ -146,53 +159,12 @@ class Surface:
         return Sensitivity(median, low, high, widths, ends)
 
     def bowls(self, params: float, tokens: float) -> Bowls:
-        """Draws of the surface at a setting; what strays there is its own if it was run, else drawn afresh."""
-        unknowns, basis, count = (
-            self.unknowns,
-            self.sweep.basis(params, tokens),
-            self.sweep.form.num_parameters,
-        )
-        seen = np.flatnonzero((self.sweep.settings == (params, tokens)).all(axis=1))
-        level, scatter = self.fresh[:, 0] * LEVEL_SD, self.fresh[:, 2 : 2 + count] * SCATTER_SD
-        if len(seen):
-            level, scatter = unknowns.level[:, seen[0]], unknowns.scatter[:, seen[0]]
-        misfit = self.fresh[:, 2 + count :] * self._misfit_sd(params)
-        center = self._drift_draws(basis) + scatter + misfit
-        shape = unknowns.log_curvature, unknowns.asymmetry, unknowns.ridge
-        return Bowls(self._law_draws(basis) + level, center, shape)
-
-    def _law_draws(self, basis: Array) -> Array:
-        """Draws of the floor's law at a setting, (K,), along its tangent at the fit.
-
-        Its five unknowns are known far worse than the loss they add up to, which is convex in them: drawn
-        each by itself, they would on average lie above the losses that were measured.
-        """
-        fitted = self.sweep.layout.unpack(self.fit.vector).floor
-        tangent = log_floor_jacobian(fitted, basis[None])[0]
-        return np.asarray(log_floor(fitted, basis[None])[0] + (self.unknowns.floor - fitted) @ tangent)
-
-    def _drift_draws(self, basis: Array) -> Array:
-        """Draws of the log-linear centre at a setting, (K, P), each as sure as its curvature makes it.
-
-        The data place a centre by the slope of its bowl, so what they say grows with the curvature squared:
-        precision = prior + data x (k / k of the fit)^2. One Gaussian for both would pair steep bowls with
-        centres as vague as those of flat ones, and see large regrets where there are none.
-        """
-        fitted, prior_sd = (self.sweep.layout.unpack(part) for part in (self.fit.vector, self.fit.prior_sd))
-        center, draws = fitted.drift @ basis, self.unknowns.drift @ basis
-        prior = 1.0 / (prior_sd.drift**2 @ basis**2)
-        data = np.maximum(1.0 / draws.var(axis=0) - prior, 0.0)
-        squared = np.exp(2.0 * (self.unknowns.log_curvature - fitted.log_curvature))
-        return np.asarray(center + (draws - center) * np.sqrt((prior + data) / (prior + data * squared)))
-
-    def _misfit_sd(self, params: float) -> Array:
-        """Sd (P,) in octaves of what the hold-out says the form cannot do, in proportion to the reach in N."""
-        sizes = np.log2(np.unique(self.sweep.settings[:, 0]))
-        if not self.backtest:
-            return np.zeros(self.sweep.form.num_parameters)
-        reach = max(0.0, float(np.log2(params)) - sizes[-1])
-        misfit = np.array([self.backtest[p.name].misfit_octaves for p in self.sweep.parameters])
-        return np.minimum(misfit / max(sizes[-1] - sizes[-2], 1.0), MAX_MISFIT) * reach
+        """Draws of the surface at a setting, over all hypotheses."""
+        parts = [posterior.bowls(params, tokens, self.backtest) for posterior in self.posteriors]
+        shapes = zip(*(part.shape for part in parts), strict=True)
+        curvature, asymmetry, ridge = (np.concatenate(shape) for shape in shapes)
+        log_floor, center = (np.concatenate([getattr(p, name) for p in parts]) for name in ("log_floor", "center"))
+        return Bowls(log_floor, center, (curvature, asymmetry, ridge))
 
     def _offsets(self, bowls: Bowls, config: Mapping[str, float]) -> Array:
         """(K, P) octaves of a configuration from the centres."""
@@ -220,7 +192,9 @@ class Surface:
         return point
 
 
-def fit_surface(observations: pd.DataFrame, parameters: Sequence[Parameter], seed: int) -> Surface:
+def fit_surface(
+    observations: pd.DataFrame, parameters: Sequence[Parameter], seed: int, priors: Priors = "neutral"
+) -> Surface:
     """Fit the surface to all trials of a search.
 
     With three sizes or more the largest is also predicted without its own trials; what the prediction misses
@@ -231,27 +205,27 @@ def fit_surface(observations: pd.DataFrame, parameters: Sequence[Parameter], see
             `loss` (NaN or infinite: diverged), `seed` and the raw value of each parameter.
         parameters: the searched parameters.
         seed: of the posterior draws; with it every answer is the same to the last bit.
+        priors: `neutral` knows no law; `public` weighs published laws by what they predict.
 
     Raises:
         UserError: no trial has a finite loss, a loss is not above zero, or a value is missing.
     """
-    sweep = read_sweep(observations, parameters)
-    sizes = np.unique(sweep.settings[:, 0])
+    sizes = np.unique(observations["params"].to_numpy(np.float64))
+    full = _surface(read_sweep(observations, parameters), seed, priors)
     smaller = observations[observations["params"] < sizes[-1]]
-    full = _surface(sweep, seed)
     if len(sizes) < MIN_SIZES_FOR_HOLDOUT or not np.isfinite(smaller["loss"].to_numpy(np.float64)).any():
         return full
-    blind = _surface(read_sweep(smaller, parameters), seed)
+    blind = _surface(read_sweep(smaller, parameters), seed, priors)
     return replace(full, backtest=_backtest(full, blind))
 
 
-def _surface(sweep: Sweep, seed: int) -> Surface:
+def _surface(sweep: Sweep, seed: int, priors: Priors) -> Surface:
     fit = fit_sweep(sweep)
-    num_unknowns, num_fresh = len(fit.vector), 2 + 2 * sweep.form.num_parameters
-    half = np.random.default_rng(seed).standard_normal((NUM_DRAWS // 2, num_unknowns + num_fresh))
-    normals = np.concatenate([half, -half])  # antithetic: the mean of the draws is the fit itself
-    unknowns = sweep.layout.unpack(fit.draws(normals[:, :num_unknowns]))
-    return Surface(sweep, fit, unknowns, normals[:, num_unknowns:])
+    hypotheses = weigh_laws(fit) if priors == "public" else (Hypothesis(BLIND, fit, 1.0),)
+    counts = [max(2, 2 * round(NUM_DRAWS / 2 * hypothesis.weight)) for hypothesis in hypotheses]
+    seeds = np.random.SeedSequence(seed).generate_state(len(counts)).tolist()
+    drawn = zip(hypotheses, counts, seeds, strict=True)
+    return Surface(hypotheses, tuple(draw_posterior(h.fit, count, number) for h, count, number in drawn))
 
 
 def _backtest(full: Surface, blind: Surface) -> Mapping[str, Backtest]:

@@ -35,6 +35,8 @@ class Prediction:
     median: float
     low80: float
     high80: float
+    low90: float
+    high90: float
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,10 @@ class Sweep:
     form: Form
     settings: Array  # (S, 2) params, tokens; ascending
     origin: Array  # (2,) mean of log2 N and of log2 D over the settings
+    center_origin: Array  # (P,) octaves from which coordinates are counted: the fit knows no units
+    loss_origin: float  # ln of the least loss, from which losses are counted
     rows: Rows
-    log_loss: Array  # (R,)
+    log_loss: Array  # (R,) ln loss minus its origin
     diverged: NDArray[np.bool_]  # (R,)
     trial_of: Indices  # (R,)
     repeat_of: Indices  # (R,) rows that differ in seed only share a number
@@ -63,11 +65,13 @@ def read_sweep(observations: pd.DataFrame, parameters: Sequence[Parameter]) -> S
     offsets = np.log2(settings)[setting_of] - origin
     repeat_of: Indices = np.asarray(table.groupby(["params", "tokens", *names], sort=True).ngroup(), np.int64)
     diverged = ~np.isfinite(loss)
-    worst = np.log(loss[~diverged].max())
+    worst = float(np.log(loss[~diverged].max()))
     coordinates = _coordinates(table, parameters)
     active = np.isfinite(coordinates)
+    center_origin = _center_origin(coordinates, parameters)
+    loss_origin = float(np.log(loss[~diverged].min()))
     rows = Rows(
-        coordinates=np.where(active, coordinates, 0.0),
+        coordinates=np.where(active, coordinates - center_origin, 0.0),
         active=active.astype(np.float64),
         basis=np.column_stack([np.ones(len(table)), offsets]),
         setting_of=np.eye(len(settings))[setting_of],
@@ -75,11 +79,14 @@ def read_sweep(observations: pd.DataFrame, parameters: Sequence[Parameter]) -> S
     )
     return Sweep(
         parameters=tuple(parameters),
-        form=form_of(names),
+        form=form_of([parameter.known_name for parameter in parameters]),
         settings=settings,
         origin=origin,
+        center_origin=center_origin,
+        loss_origin=loss_origin,
         rows=rows,
-        log_loss=np.where(diverged, worst + DIVERGED_OCTAVES * np.log(2), np.log(np.where(diverged, 1.0, loss))),
+        log_loss=np.where(diverged, worst + DIVERGED_OCTAVES * np.log(2), np.log(np.where(diverged, 1.0, loss)))
+        - loss_origin,
         diverged=diverged,
         trial_of=np.asarray(pd.factorize(table["trial"])[0], np.int64),
         repeat_of=repeat_of,
@@ -112,6 +119,14 @@ def _check_values(table: pd.DataFrame, names: Sequence[str]) -> None:
 def _coordinates(table: pd.DataFrame, parameters: Sequence[Parameter]) -> Array:
     columns = [[p.coordinate(float(value)) for value in table[p.name]] for p in parameters]
     return np.array(columns, np.float64).reshape(len(columns), len(table)).T
+
+
+def _center_origin(coordinates: Array, parameters: Sequence[Parameter]) -> Array:
+    """Mean coordinate (P,) of the runs in which a parameter is on; of one that never is, the middle of its range."""
+    on = np.isfinite(coordinates)
+    middle = np.array([sum(parameter.bounds) / 2 for parameter in parameters])
+    total = np.where(on, coordinates, 0.0).sum(axis=0)
+    return np.where(on.any(axis=0), total / np.maximum(on.sum(axis=0), 1), middle)
 
 
 def _shift_of(table: pd.DataFrame, repeat_of: Indices) -> Array:

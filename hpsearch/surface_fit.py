@@ -6,6 +6,7 @@ are relative losses.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from scipy.linalg import solve_triangular
 from scipy.optimize import least_squares
 from scipy.special import log_ndtr
 
+from hpsearch.laws import Drift
 from hpsearch.surface_data import Indices, Sweep
 from hpsearch.surface_model import Array, row_floor, row_loss, row_loss_jacobian
 from hpsearch.surface_priors import Noise, priors
@@ -36,10 +38,17 @@ MAX_EVALUATIONS = 200
 class Fit:
     """The unknowns at the optimum, and how uncertain they are."""
 
+    problem: Problem  # of the last pass
     vector: Array  # (Q,)
     prior_sd: Array  # (Q,)
     factor: Array  # (Q, Q) covariance = factor @ factor.T
     noise: Noise
+
+    @property
+    def cost(self) -> float:
+        """Negative log posterior at the optimum, up to a constant."""
+        residuals = self.problem.residuals(self.vector)
+        return float(residuals @ residuals) / 2
 
     @property
     def sd(self) -> Array:
@@ -64,7 +73,17 @@ def fit_sweep(sweep: Sweep) -> Fit:
         noise = measure_noise(problem, vector, factor, noise)
         floor = row_floor(sweep.layout.unpack(vector), sweep.rows)
         starts = [vector]
-    return Fit(vector, sd, factor, noise)
+    return Fit(problem, vector, sd, factor, noise)
+
+
+def refit(fit: Fit, law: Mapping[str, Drift]) -> Fit:
+    """The same fit under a law: what counts as noise and what as bad stays, so that the two can be compared."""
+    sweep, noise = fit.problem.sweep, fit.noise
+    floor = row_floor(sweep.layout.unpack(fit.vector), sweep.rows)
+    mean, sd = priors(sweep, floor, noise, law)
+    problem = replace(fit.problem, prior_mean=mean, prior_sd=sd)
+    vector, _ = problem.solve(fit.vector)
+    return Fit(problem, vector, sd, laplace_factor(problem.jacobian(vector)), noise)
 
 
 @dataclass(frozen=True)
@@ -75,8 +94,10 @@ class Problem:
     prior_mean: Array  # (Q,)
     prior_sd: Array  # (Q,)
     threshold: Array  # (R,) ln loss above which a run only says "bad"
-    censored: NDArray[np.bool_]  # (R,)
+    good: NDArray[np.bool_]  # (R,) rows whose loss is measured
+    bad: NDArray[np.bool_]  # (R,) rows known only to be above the threshold
     censored_sd: float
+    sd: Array  # (U,) relative loss
     whitening: sparse.csr_array  # (U, U) from ln loss to independent errors of sd 1
 
     def residuals(self, vector: Array) -> Array:
@@ -88,8 +109,8 @@ class Problem:
         """(R + Q, Q)."""
         errors, above = self._errors(vector)
         by = row_loss_jacobian(self.sweep.layout.unpack(vector), self.sweep.rows, self.sweep.form)
-        good = student_slope(errors)[:, None] * (self.whitening @ by[~self.censored])
-        bad = shortfall_slope(above)[:, None] * by[self.censored] / self.censored_sd
+        good = student_slope(errors)[:, None] * (self.whitening @ by[self.good])
+        bad = shortfall_slope(above)[:, None] * by[self.bad] / self.censored_sd
         return np.concatenate([good, bad, np.diag(1.0 / self.prior_sd)])
 
     def solve(self, start: Array) -> tuple[Array, float]:
@@ -97,11 +118,17 @@ class Problem:
         found = least_squares(self.residuals, start, self.jacobian, method="lm", xtol=1e-6, max_nfev=MAX_EVALUATIONS)
         return np.asarray(found.x, np.float64), float(found.cost)
 
+    def without(self, held: NDArray[np.bool_]) -> Problem:
+        """The same problem with some rows (R,) left out."""
+        good, sd = self.good & ~held, self.sd[~held[self.good]]
+        whitening = whiten(self.sweep.trial_of[good], sd)
+        return replace(self, good=good, bad=self.bad & ~held, sd=sd, whitening=whitening)
+
     def _errors(self, vector: Array) -> tuple[Array, Array]:
         """Standardized: model - measured of the uncensored rows, model - threshold of the censored."""
         loss = row_loss(self.sweep.layout.unpack(vector), self.sweep.rows, self.sweep.form)
-        errors = self.whitening @ (loss - self.sweep.log_loss)[~self.censored]
-        return errors, (loss - self.threshold)[self.censored] / self.censored_sd
+        errors = self.whitening @ (loss - self.sweep.log_loss)[self.good]
+        return errors, (loss - self.threshold)[self.bad] / self.censored_sd
 
 
 def weigh(sweep: Sweep, prior: tuple[Array, Array], floor: Array, noise: Noise, limits: tuple[float, float]) -> Problem:
@@ -109,16 +136,23 @@ def weigh(sweep: Sweep, prior: tuple[Array, Array], floor: Array, noise: Noise, 
     window = max(limits[0], WINDOW_IN_NOISE * noise.paired)
     excess = np.maximum(sweep.log_loss - floor, 0.0)
     censored = sweep.diverged | (excess > window)
-    sd = np.hypot(max(noise.paired, limits[1]), NOISE_GROWTH * excess)
+    sd = np.hypot(max(noise.paired, limits[1]), NOISE_GROWTH * excess)[~censored]
     return Problem(
         sweep=sweep,
         prior_mean=prior[0],
         prior_sd=prior[1],
         threshold=floor + window,
-        censored=censored,
+        good=~censored,
+        bad=censored,
         censored_sd=float(np.hypot(noise.paired, NOISE_GROWTH * window)),
-        whitening=rung_whitening(sweep.trial_of[~censored]) @ sparse.diags_array(1.0 / sd[~censored]),
+        sd=sd,
+        whitening=whiten(sweep.trial_of[~censored], sd),
     )
+
+
+def whiten(trial_of: Indices, sd: Array) -> sparse.csr_array:
+    """(U, U) from ln loss to independent errors of sd 1."""
+    return rung_whitening(trial_of) @ sparse.diags_array(1.0 / sd)
 
 
 def rung_whitening(trial_of: Indices) -> sparse.csr_array:
@@ -210,14 +244,15 @@ def measure_noise(problem: Problem, vector: Array, factor: Array, before: Noise)
     sometimes all small by luck, and the fit would then follow noise. Repeats have other seeds, so their
     spread is the seed noise, and an upper bound of the noise between paired runs.
     """
-    sweep, good = problem.sweep, ~problem.censored
+    sweep, good = problem.sweep, problem.good
     unknowns = sweep.layout.unpack(vector)
     excess = sweep.log_loss - row_floor(unknowns, sweep.rows)
     errors = sweep.log_loss - row_loss(unknowns, sweep.rows, sweep.form)
     near = excess[good] < max(NEAR_EXCESS, NEAR_IN_NOISE * before.paired)
     leverage = ((problem.jacobian(vector)[: good.sum()] @ factor) ** 2).sum(axis=1)
     freedom = 1.0 - np.minimum(leverage[near], 0.9)
-    sizes = np.abs(errors[good][near]) / np.sqrt(freedom)
+    growth = np.hypot(1.0, NOISE_GROWTH * np.maximum(excess[good][near], 0.0) / before.paired)
+    sizes = np.abs(errors[good][near]) / (growth * np.sqrt(freedom))
     spread = 1.4826 * float(np.median(sizes)) if len(sizes) else 0.0
 
     repeats, repeat_dof = repeat_variance(sweep, good)

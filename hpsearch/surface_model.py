@@ -34,7 +34,7 @@ class Form:
 
 
 def form_of(names: Sequence[str]) -> Form:
-    """The learning rate is steep on its high side, and its best value moves with the batch."""
+    """The learning rate is steep on its high side, and its best value moves with the batch; by their known names."""
     steep = np.array([float(name == "learning_rate") for name in names])
     batch = np.array([float(name == "batch_sequences") for name in names])
     return Form(steep, np.outer(batch, steep))

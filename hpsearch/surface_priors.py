@@ -7,10 +7,13 @@ proxies a thousand times smaller.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
+from hpsearch.laws import Drift
 from hpsearch.surface_data import Sweep
 from hpsearch.surface_model import Array, Unknowns
 
@@ -35,6 +38,11 @@ BATCH_PRIOR = ParameterPrior((0.0, 0.2), (0.45, 0.25), (float(np.log(0.0032)), 0
 WEAK_PRIOR = ParameterPrior((0.0, 0.15), (0.0, 0.15), (float(np.log(0.0003)), 1.5))
 NAMED_PRIORS = {"learning_rate": LEARNING_RATE_PRIOR, "batch_sequences": BATCH_PRIOR}
 
+# Octaves, and octaves per octave, by which a law may miss where it holds; one that leaves the place open is known
+# from several campaigns whose exponents differ by more.
+LAW_CENTER_SD, LAW_SLOPE_SD, LOOSE_SLOPE_SD = 0.15, 0.04, 0.12
+NO_LAW: Mapping[str, Drift] = MappingProxyType({})
+
 CENTER_SD = 2.0  # octaves around the good runs
 GOOD_EXCESS = 0.01  # relative loss within which a run counts as good
 ASYMMETRY_PRIOR = np.array([0.5, 0.5])
@@ -54,39 +62,53 @@ class Noise:
     seed: float  # over seeds
 
 
-def priors(sweep: Sweep, floor: Array, noise: Noise) -> tuple[Array, Array]:
+def priors(sweep: Sweep, floor: Array, noise: Noise, law: Mapping[str, Drift] = NO_LAW) -> tuple[Array, Array]:
     """Mean and sd of every unknown, (Q,) each.
 
     Args:
         sweep: the observations.
         floor: (R,) ln loss at the optimum of each row's setting, as far as known.
         noise: as far as known.
+        law: what a published law says at the data's mean setting, by known name; the other parameters stay open.
     """
     layout = sweep.layout
-    each = [NAMED_PRIORS.get(parameter.name, WEAK_PRIOR) for parameter in sweep.parameters]
-    law = np.array(FLOOR_PRIOR)
-    law[0, 0] += np.median(floor)
+    each = [NAMED_PRIORS.get(parameter.known_name, WEAK_PRIOR) for parameter in sweep.parameters]
+    floor_law = np.array(FLOOR_PRIOR)
+    floor_law[0, 0] += np.median(floor)
     drift = np.array([[(0.0, CENTER_SD), p.by_params, p.by_tokens] for p in each])  # (P, 3, 2)
     drift[:, 0, 0] = center_of_good_runs(sweep, floor, noise)
+    for i, parameter in enumerate(sweep.parameters):
+        if parameter.known_name in law:
+            drift[i] = _held_to(law[parameter.known_name], drift[i], sweep.center_origin[i])
     curvature = np.array([p.log_curvature for p in each])
     level_sd = np.sqrt(LEVEL_SD**2 + noise.seed**2 - noise.paired**2)  # with the luck of the main seed
     s, p, g = layout.num_settings, layout.num_parameters, layout.num_shifts
     effects = np.zeros(s), np.zeros((s, p)), np.zeros(g)
     spreads = np.full(s, level_sd), np.full((s, p), SCATTER_SD), np.full(g, np.sqrt(2.0) * noise.seed)
     mean, sd = (
-        Unknowns(law[:, i], drift[..., i], curvature[:, i], ASYMMETRY_PRIOR[i], RIDGE_PRIOR[i], *strays)
+        Unknowns(floor_law[:, i], drift[..., i], curvature[:, i], ASYMMETRY_PRIOR[i], RIDGE_PRIOR[i], *strays)
         for i, strays in enumerate((effects, spreads))
     )
     return layout.pack(mean), layout.pack(sd)
 
 
+def _held_to(law: Drift, drift: Array, origin: float) -> Array:
+    """A parameter's drift prior (3, 2) with what the law says."""
+    slope_sd = LOOSE_SLOPE_SD if law.center is None else LAW_SLOPE_SD
+    said = (
+        None if law.center is None else (law.center - origin, LAW_CENTER_SD),
+        None if law.by_params is None else (law.by_params, slope_sd),
+        None if law.by_tokens is None else (law.by_tokens, slope_sd),
+    )
+    return np.array([drift[i] if part is None else part for i, part in enumerate(said)])
+
+
 def center_of_good_runs(sweep: Sweep, floor: Array, noise: Noise) -> Array:
     """Mean coordinates (P,) of the runs, weighted by how good they are; moves with the units, as it must.
 
-    Of a parameter that is off in every run it is the middle of the range.
+    Of a parameter that is off in every run it is the origin, the middle of the range.
     """
     excess = np.maximum(sweep.log_loss - floor, 0.0)
     weights = np.exp(-excess / max(GOOD_EXCESS, 2.0 * noise.paired))
     total = weights @ sweep.rows.active
-    middle = np.array([sum(parameter.bounds) / 2 for parameter in sweep.parameters])
-    return np.where(total > 0, weights @ sweep.rows.coordinates / np.where(total > 0, total, 1.0), middle)
+    return np.asarray(weights @ sweep.rows.coordinates / np.where(total > 0, total, 1.0))

@@ -21,6 +21,7 @@ class Scale(StrEnum):
     LINEAR = "linear"  # value over the width of the range, as four octaves
 
 
+ALIASES = {"lr": "learning_rate", "bs": "batch_sequences", "batch_size": "batch_sequences"}
 LINEAR_OCTAVES = 4.0  # a linear range counts as this many notches
 
 
@@ -37,6 +38,11 @@ class Parameter:
     prior_center: float = math.nan  # centre of a normal prior; NaN for a uniform one
     prior_sd_octaves: float = math.nan
     freezable: bool = True  # False: the user asks that it is never frozen
+
+    @property
+    def known_name(self) -> str:
+        """What this project calls it; a table or a caller may have another name for it."""
+        return ALIASES.get(self.name, self.name)
 
     def __post_init__(self) -> None:
         assert self.low < self.high, f"{self.name}: {self.low=} {self.high=}"
