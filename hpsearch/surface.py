@@ -193,7 +193,11 @@ class Surface:
 
 
 def fit_surface(
-    observations: pd.DataFrame, parameters: Sequence[Parameter], seed: int, priors: Priors = "neutral"
+    observations: pd.DataFrame,
+    parameters: Sequence[Parameter],
+    seed: int,
+    priors: Priors = "neutral",
+    hold_out: bool = True,
 ) -> Surface:
     """Fit the surface to all trials of a search.
 
@@ -206,6 +210,7 @@ def fit_surface(
         parameters: the searched parameters.
         seed: of the posterior draws; with it every answer is the same to the last bit.
         priors: `neutral` knows no law; `public` weighs published laws by what they predict.
+        hold_out: whether to test the fit on the largest size; who only asks for the next trial need not wait for it.
 
     Raises:
         UserError: no trial has a finite loss, a loss is not above zero, or a value is missing.
@@ -213,7 +218,8 @@ def fit_surface(
     sizes = np.unique(observations["params"].to_numpy(np.float64))
     full = _surface(read_sweep(observations, parameters), seed, priors)
     smaller = observations[observations["params"] < sizes[-1]]
-    if len(sizes) < MIN_SIZES_FOR_HOLDOUT or not np.isfinite(smaller["loss"].to_numpy(np.float64)).any():
+    testable = len(sizes) >= MIN_SIZES_FOR_HOLDOUT and bool(np.isfinite(smaller["loss"].to_numpy(np.float64)).any())
+    if not (hold_out and testable):
         return full
     blind = _surface(read_sweep(smaller, parameters), seed, priors)
     return replace(full, backtest=_backtest(full, blind))

@@ -24,6 +24,7 @@ from hpsearch.surface_priors import Noise, priors
 REFERENCE_NOISE = 0.0012  # relative sd of one run of a large model, smoothed training loss
 REFERENCE_DOF = 4.0  # how many residuals the prior on the noise is worth
 NOISE_GROWTH = 0.15  # of the excess: far from the optimum runs are noisier and the bowl is less true
+NEAR_OCTAVES = 0.5  # within which runs share what the form misses
 RUNG_CORRELATION = 0.7  # between the rungs of one trial
 # Excess beyond which a run only says "bad", and the least sd, pass by pass. The first sd keeps a wrong guess
 # of the valley from being fitted to the noise.
@@ -135,19 +136,40 @@ def weigh(sweep: Sweep, prior: tuple[Array, Array], floor: Array, noise: Noise, 
     """The problem around a floor (R,), given the (mean, sd) of the prior and a pass's (window, least sd)."""
     window = max(limits[0], WINDOW_IN_NOISE * noise.paired)
     excess = np.maximum(sweep.log_loss - floor, 0.0)
+    window += float(excess[~sweep.diverged].min())  # where all runs are bad, the best of them still count
     censored = sweep.diverged | (excess > window)
-    sd = np.hypot(max(noise.paired, limits[1]), NOISE_GROWTH * excess)[~censored]
+    good, least = ~censored, max(noise.paired, limits[1])
+    misfit = NOISE_GROWTH * excess[good] * np.sqrt(crowding(sweep, good))
+    sd = np.hypot(least, misfit)
     return Problem(
         sweep=sweep,
         prior_mean=prior[0],
         prior_sd=prior[1],
         threshold=floor + window,
-        good=~censored,
+        good=good,
         bad=censored,
         censored_sd=float(np.hypot(noise.paired, NOISE_GROWTH * window)),
         sd=sd,
-        whitening=whiten(sweep.trial_of[~censored], sd),
+        whitening=whiten(sweep.trial_of[good], sd),
     )
+
+
+def crowding(sweep: Sweep, rows: NDArray[np.bool_]) -> Array:
+    """How many of some rows (U of R) share the place of each, itself included, (U,).
+
+    What the bowl's form misses far from the optimum is the same for all runs at one place: ten of them tell no more
+    of it than one. Each of n runs with the variance s^2 + n m^2 adds up to the information of their mean, m being
+    the misfit they share.
+    """
+    near = nearness(sweep.rows.coordinates[rows], sweep.rows.coordinates[rows])
+    setting = sweep.rows.setting_of[rows]
+    return np.asarray((near * (setting @ setting.T)).sum(axis=1))
+
+
+def nearness(points: Array, others: Array) -> Array:
+    """1 for the same place, falling with the octaves between two, (A, B) of points (A, P) and others (B, P)."""
+    squared = ((points[:, None] - others[None]) ** 2).sum(axis=2)
+    return np.asarray(np.exp(-0.5 * squared / NEAR_OCTAVES**2))
 
 
 def whiten(trial_of: Indices, sd: Array) -> sparse.csr_array:

@@ -76,13 +76,13 @@ def bowl(offsets: Array, log_curvature: Array, asymmetry: Array, ridge: Array, f
     Returns:
         (...) sum over parameters of k u^2, with u = offset - ridge x driver's offset.
     """
-    along = offsets - ridge[..., None] * (offsets @ form.coupling)
+    along = offsets - np.expand_dims(ridge, -1) * (offsets @ form.coupling)
     return np.asarray(np.sum(side_curvature(along, log_curvature, asymmetry, form) * along**2, axis=-1))
 
 
 def side_curvature(along: Array, log_curvature: Array, asymmetry: Array, form: Form) -> Array:
     """The curvature on the side where the run lies, (..., P)."""
-    return np.exp(log_curvature + asymmetry[..., None] * form.steep * (along > 0))
+    return np.exp(log_curvature + np.expand_dims(asymmetry, -1) * form.steep * (along > 0))
 
 
 def settle(offsets: Array, free: NDArray[np.bool_], shape: tuple[Array, Array, Array], form: Form) -> Array:
@@ -130,6 +130,8 @@ class Unknowns:
     log_curvature: Array  # (..., P)
     asymmetry: Array  # (...)
     ridge: Array  # (...)
+    curvature_drift: Array  # (..., P) change of the log curvature per octave of D
+    ridge_drift: Array  # (...) change of the ridge per octave of D: the longer a run, the more the two go together
     level: Array  # (..., S) relative loss: what the floor's law misses at a setting
     scatter: Array  # (..., S, P) octaves: what the log-linear drift misses at a setting
     shift: Array  # (..., G) relative loss: a seed against the main seed of its N
@@ -146,12 +148,12 @@ class Layout:
     @property
     def sizes(self) -> tuple[int, ...]:
         p, s = self.num_parameters, self.num_settings
-        return NUM_FLOOR, NUM_DRIFT * p, p, 1, 1, s, s * p, self.num_shifts
+        return NUM_FLOOR, NUM_DRIFT * p, p, 1, 1, p, 1, s, s * p, self.num_shifts
 
     def unpack(self, vector: Array) -> Unknowns:
         """(..., Q) -> named views."""
         lead = vector.shape[:-1]
-        floor, drift, curvature, asymmetry, ridge, level, scatter, shift = np.split(
+        floor, drift, curvature, asymmetry, ridge, curvature_drift, ridge_drift, level, scatter, shift = np.split(
             vector, np.cumsum(self.sizes)[:-1], axis=-1
         )
         p = self.num_parameters
@@ -161,6 +163,8 @@ class Layout:
             curvature,
             asymmetry[..., 0],
             ridge[..., 0],
+            curvature_drift,
+            ridge_drift[..., 0],
             level,
             scatter.reshape(*lead, self.num_settings, p),
             shift,
@@ -195,26 +199,36 @@ def row_offsets(unknowns: Unknowns, rows: Rows) -> Array:
     return np.asarray(rows.active * (rows.coordinates - center))
 
 
+Shape = tuple[Array, Array, Array]  # log curvature (..., P), asymmetry (...), ridge (...)
+
+
+def shape_at(unknowns: Unknowns, tokens: Array) -> Shape:
+    """The bowl's shape, given octaves of D from the data's mean, one for all draws or one a row."""
+    curvature = unknowns.log_curvature + unknowns.curvature_drift * np.expand_dims(tokens, -1)
+    return curvature, unknowns.asymmetry, unknowns.ridge + unknowns.ridge_drift * tokens
+
+
 def row_loss(unknowns: Unknowns, rows: Rows, form: Form) -> Array:
     """ln loss of each row, (R,)."""
     offsets = row_offsets(unknowns, rows)
-    parts = unknowns.log_curvature, unknowns.asymmetry, unknowns.ridge
-    return row_floor(unknowns, rows) + bowl(offsets, *parts, form)
+    return row_floor(unknowns, rows) + bowl(offsets, *shape_at(unknowns, rows.basis[:, 2]), form)
 
 
 def row_loss_jacobian(unknowns: Unknowns, rows: Rows, form: Form) -> Array:
     """Derivative of `row_loss` by every unknown, (R, Q) in the order of `Layout`."""
     offsets = row_offsets(unknowns, rows)
     driven = offsets @ form.coupling
-    along = offsets - unknowns.ridge * driven
-    curvature = side_curvature(along, unknowns.log_curvature, unknowns.asymmetry, form)
+    tokens = rows.basis[:, 2, None]
+    log_curvature, asymmetry, ridge = shape_at(unknowns, rows.basis[:, 2])
+    along = offsets - ridge[:, None] * driven
+    curvature = side_curvature(along, log_curvature, asymmetry, form)
     slope = 2.0 * curvature * along  # by `along`
-    by_center = -rows.active * (slope - unknowns.ridge * (slope @ form.coupling.T))  # (R, P)
+    by_center = -rows.active * (slope - ridge[:, None] * (slope @ form.coupling.T))  # (R, P)
     by_drift = by_center[:, :, None] * rows.basis[:, None, :]
     by_scatter = rows.setting_of[:, :, None] * by_center[:, None, :]
     by_curvature = curvature * along**2
     by_asymmetry = (by_curvature * form.steep * (along > 0)).sum(axis=1)
-    by_ridge = -(slope * driven).sum(axis=1)
+    by_ridge = -(slope * driven).sum(axis=1, keepdims=True)
 
     count = len(rows.basis)
     return np.concatenate(
@@ -223,7 +237,9 @@ def row_loss_jacobian(unknowns: Unknowns, rows: Rows, form: Form) -> Array:
             by_drift.reshape(count, -1),
             by_curvature,
             by_asymmetry[:, None],
-            by_ridge[:, None],
+            by_ridge,
+            by_curvature * tokens,
+            by_ridge * tokens,
             rows.setting_of,
             by_scatter.reshape(count, -1),
             rows.shift_of,

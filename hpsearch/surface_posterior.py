@@ -13,7 +13,7 @@ import numpy as np
 from hpsearch.surface_answers import Backtest
 from hpsearch.surface_data import Sweep
 from hpsearch.surface_fit import Fit
-from hpsearch.surface_model import Array, Unknowns, log_floor, log_floor_jacobian
+from hpsearch.surface_model import Array, Shape, Unknowns, log_floor, log_floor_jacobian, shape_at
 from hpsearch.surface_priors import LEVEL_SD, SCATTER_SD
 
 MAX_MISFIT = 0.25  # octaves per octave of N: the exponents' own uncertainty is there beside it
@@ -25,7 +25,7 @@ class Bowls:
 
     log_floor: Array  # (K,) ln loss at the optimum
     center: Array  # (K, P) octaves
-    shape: tuple[Array, Array, Array]  # log curvature (K, P), asymmetry (K,), ridge (K,)
+    shape: Shape  # log curvature (K, P), asymmetry (K,), ridge (K,)
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,7 @@ class Posterior:
             level, scatter = unknowns.level[:, seen[0]], unknowns.scatter[:, seen[0]]
         misfit = self.fresh[:, 2 + count :] * misfit_sd(sweep, params, backtest)
         center = self._drift_draws(basis) + scatter + misfit + sweep.center_origin
-        shape = unknowns.log_curvature, unknowns.asymmetry, unknowns.ridge
-        return Bowls(self._law_draws(basis) + level + sweep.loss_origin, center, shape)
+        return Bowls(self._law_draws(basis) + level + sweep.loss_origin, center, shape_at(unknowns, basis[2]))
 
     def _law_draws(self, basis: Array) -> Array:
         """Draws of the floor's law at a setting, (K,), along its tangent at the fit.

@@ -47,6 +47,10 @@ CENTER_SD = 2.0  # octaves around the good runs
 GOOD_EXCESS = 0.01  # relative loss within which a run counts as good
 ASYMMETRY_PRIOR = np.array([0.5, 0.5])
 RIDGE_PRIOR = np.array([0.3, 0.25])
+# The shape changes little with D. Published ladders: the ridge from 0.2 to 0.6 and the curvature to half over a
+# factor 25 of D.
+CURVATURE_DRIFT_PRIOR = np.array([0.0, 0.1])
+RIDGE_DRIFT_PRIOR = np.array([0.0, 0.1])
 # ln E below the measured losses, ln A, ln B, a, b: about half of the loss at the data's mean can still fall,
 # N and D having like shares. Weak on purpose: tiny proxies are far above E, published ladders near it.
 FLOOR_PRIOR = ((-0.69, 0.5), (-0.69, 1.5), (-0.69, 1.5), (0.35, 0.15), (0.35, 0.15))
@@ -86,7 +90,18 @@ def priors(sweep: Sweep, floor: Array, noise: Noise, law: Mapping[str, Drift] = 
     effects = np.zeros(s), np.zeros((s, p)), np.zeros(g)
     spreads = np.full(s, level_sd), np.full((s, p), SCATTER_SD), np.full(g, np.sqrt(2.0) * noise.seed)
     mean, sd = (
-        Unknowns(floor_law[:, i], drift[..., i], curvature[:, i], ASYMMETRY_PRIOR[i], RIDGE_PRIOR[i], *strays)
+        Unknowns(
+            floor=floor_law[:, i],
+            drift=drift[..., i],
+            log_curvature=curvature[:, i],
+            asymmetry=ASYMMETRY_PRIOR[i],
+            ridge=RIDGE_PRIOR[i],
+            curvature_drift=np.full(p, CURVATURE_DRIFT_PRIOR[i]),
+            ridge_drift=RIDGE_DRIFT_PRIOR[i],
+            level=strays[0],
+            scatter=strays[1],
+            shift=strays[2],
+        )
         for i, strays in enumerate((effects, spreads))
     )
     return layout.pack(mean), layout.pack(sd)

@@ -1,0 +1,251 @@
+"""A search driven by somebody else's scheduler: it asks what to run, tells what came out, and asks what is best.
+
+The caller says where a run is possible and what it costs; each ask is a pure function of what was told before it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError, model_validator
+
+from hpsearch.checked import explain
+from hpsearch.expected_gain import Setting
+from hpsearch.next_trial import Option, next_trial
+from hpsearch.surface import Priors, Surface, fit_surface
+from hpsearch.surface_model import Array
+from search_spaces.errors import UserError
+from search_spaces.parameter import Parameter, Scale
+
+DIVERGED_FACTOR = 10.0  # a loss so many times the best is a diverged run
+RESERVED = {"N", "D", "parent"}  # keys of a configuration that are no parameters
+Positive = Annotated[FiniteFloat, Field(gt=0)]
+
+
+class Message(BaseModel):
+    """Base of what is read; keys that this version does not know are left alone."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Place(Message):
+    """A setting of the problem: non-embedding parameters, tokens, and the FLOPs of one run."""
+
+    N: Positive
+    D: Positive
+    cost: Positive | None = None
+
+
+class Problem(Message):
+    """What is searched, and where runs are possible."""
+
+    box: Annotated[dict[str, tuple[Positive, Positive]], Field(min_length=1)]
+    settings: Annotated[tuple[Place, ...], Field(min_length=1)]
+    target: Place | None = None
+    resume: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        for name, (low, high) in self.box.items():
+            if name in RESERVED:
+                raise ValueError(f"box.{name}: {', '.join(sorted(RESERVED))} are no parameters; rename it")
+            if not low < high:
+                raise ValueError(
+                    f"box.{name}: low must be below high, got [{low:g}, {high:g}]; leave out what is fixed"
+                )
+        if any(place.cost is None for place in self.settings):
+            raise ValueError("settings: each needs a cost in FLOPs, above zero; add it")
+        return self
+
+
+class Start(Message):
+    """Opens a search."""
+
+    type: Literal["start"]
+    problem: Problem
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class Ask(Message):
+    """What to run next, with so many FLOPs left."""
+
+    type: Literal["ask"]
+    remaining: float = math.inf
+
+
+class Tell(Message):
+    """What ran, and its loss; null where it diverged."""
+
+    type: Literal["tell"]
+    config: dict[str, float]
+    loss: float | None = None
+    cost: float | None = None
+
+
+class Recommend(Message):
+    """What is best at a target."""
+
+    type: Literal["recommend"]
+    target: Place | None = None
+
+
+class Stop(Message):
+    """Ends the dialogue."""
+
+    type: Literal["stop"]
+
+
+AnyMessage = Annotated[Start | Ask | Tell | Recommend | Stop, Field(discriminator="type")]
+MESSAGE: TypeAdapter[Any] = TypeAdapter(AnyMessage)
+
+
+class AskTell:
+    """One search. Runs that were asked for and not yet told are pending."""
+
+    def __init__(self, problem: Problem, seed: int, priors: Priors) -> None:
+        self.problem = problem
+        self.parameters = tuple(Parameter(name, *ends, Scale.LOG) for name, ends in problem.box.items())
+        self._seed, self._priors = seed, priors
+        self._options = [Option(p.N, p.D, p.cost) for p in problem.settings if p.cost is not None]
+        self._options.sort(key=lambda option: option.flops)
+        self._told: list[dict[str, Any]] = []
+        self._pending: list[tuple[Array, Option]] = []
+        self._num_asked = 0
+
+    def ask(self, remaining_flops: float) -> dict[str, float] | None:
+        """The next configuration with its N and D; None where nothing more can be paid."""
+        affordable = [option for option in self._options if option.flops <= remaining_flops]
+        if not affordable:
+            return None
+        rng = np.random.default_rng([self._seed, self._num_asked])
+        surface = self._surface(hold_out=False)
+        proposal = next_trial(
+            surface, self.parameters, self._coordinates(), affordable, self.target(None), self._pending, rng
+        )
+        self._num_asked += 1
+        self._pending.append((proposal.coordinates, proposal.option))
+        return {**self._values(proposal.coordinates), "N": proposal.option.params, "D": proposal.option.tokens}
+
+    def tell(self, config: Mapping[str, float], loss: float | None) -> None:
+        """Takes the result of a run in; the oldest pending run that is nearest to it is no longer pending.
+
+        Raises:
+            UserError: a parameter is absent, unknown or not above zero, or the loss is not.
+        """
+        values = self._checked(config)
+        number = len(self._told)
+        parent = config.get("parent")
+        root = number if parent is None else self._told[self._known_run(parent)]["trial"]
+        row = {"trial": root, "params": config["N"], "tokens": config["D"], "seed": 0, **values}
+        if loss is not None and math.isfinite(loss) and loss <= 0:
+            raise UserError(f"tell: loss: must be above zero, got {loss:g}; use a loss in nats or bits, not a score")
+        self._told.append({**row, "loss": math.nan if loss is None else loss})
+        self._settle(np.array([parameter.coordinate(values[parameter.name]) for parameter in self.parameters]))
+
+    def recommend(self, place: Place | None) -> tuple[dict[str, float] | None, float | None]:
+        """The best configuration at a target and the 90 % bound of its regret; None before any finite loss."""
+        surface = self._surface(hold_out=True)
+        if surface is None:
+            return None, None
+        target = self.target(place)
+        best = {name: estimate.value for name, estimate in surface.optimum(*target).items()}
+        held = {p.name: p.nearest(best[p.name]) if place is None else best[p.name] for p in self.parameters}
+        return held, surface.expected_regret(*target, held).bound90
+
+    def target(self, place: Place | None) -> Setting:
+        """The one that is asked about, else the problem's own, else its setting with most tokens."""
+        place = place or self.problem.target or max(self.problem.settings, key=lambda p: (p.D, p.N))
+        return place.N, place.D
+
+    def _surface(self, hold_out: bool) -> Surface | None:
+        table = pd.DataFrame(self._told)
+        if table.empty or not np.isfinite(table["loss"]).any():
+            return None
+        ruined = table["loss"] >= DIVERGED_FACTOR * table["loss"].min()
+        table = table.assign(loss=table["loss"].mask(ruined))
+        return fit_surface(table, self.parameters, self._seed, self._priors, hold_out)
+
+    def _coordinates(self) -> Array:
+        """Of all runs told, (T, P)."""
+        rows = [[p.coordinate(row[p.name]) for p in self.parameters] for row in self._told]
+        return np.array(rows, np.float64).reshape(len(rows), len(self.parameters))
+
+    def _values(self, coordinates: Array) -> dict[str, float]:
+        pairs = zip(self.parameters, coordinates.tolist(), strict=True)
+        return {parameter.name: parameter.nearest(parameter.value(x)) for parameter, x in pairs}
+
+    def _settle(self, coordinates: Array) -> None:
+        distances = [float(np.abs(coordinates - pending).sum()) for pending, _ in self._pending]
+        if distances:
+            self._pending.pop(int(np.argmin(distances)))
+
+    def _known_run(self, parent: float) -> int:
+        if not (float(parent).is_integer() and 0 <= parent < len(self._told)):
+            raise UserError(
+                f"tell: config.parent: must be the index of an earlier told run, got {parent:g}; correct it"
+            )
+        return int(parent)
+
+    def _checked(self, config: Mapping[str, float]) -> dict[str, float]:
+        names = [parameter.name for parameter in self.parameters]
+        absent = [name for name in (*names, "N", "D") if name not in config]
+        unknown = sorted(set(config) - {*names, *RESERVED})
+        if absent or unknown:
+            said = f"lacks {', '.join(absent)}" if absent else f"has unknown {', '.join(unknown)}"
+            raise UserError(f"tell: config: {said}; it needs {', '.join(names)}, N and D")
+        wrong = [name for name in (*names, "N", "D") if not (math.isfinite(config[name]) and config[name] > 0)]
+        if wrong:
+            raise UserError(
+                f"tell: config.{wrong[0]}: must be above zero, got {config[wrong[0]]:g}; tell what really ran"
+            )
+        return {name: float(config[name]) for name in names}
+
+
+def read_message(line: str, number: int) -> Start | Ask | Tell | Recommend | Stop:
+    """One line of the dialogue.
+
+    Raises:
+        UserError: it is not JSON, or no message of the protocol.
+    """
+    try:
+        message: Start | Ask | Tell | Recommend | Stop = MESSAGE.validate_json(line)
+    except ValidationError as error:
+        raise UserError(explain(f"line {number}", error)) from error
+    return message
+
+
+def converse(lines: Sequence[str] | Any, priors: Priors) -> Any:
+    """Answers of the dialogue, one a message that has one, until `stop` or the end.
+
+    Raises:
+        UserError: a line breaks the protocol.
+    """
+    search: AskTell | None = None
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        message = read_message(line, number)
+        if isinstance(message, Stop):
+            return
+        if isinstance(message, Start):
+            search = AskTell(message.problem, message.seed, priors)
+            yield {"type": "ready"}
+        elif search is None:
+            raise UserError(f"line {number}: the first message must be of type start, got {message.type}")
+        else:
+            yield from _answers(search, message)
+
+
+def _answers(search: AskTell, message: Ask | Tell | Recommend) -> Any:
+    if isinstance(message, Tell):
+        search.tell(message.config, message.loss)
+    elif isinstance(message, Ask):
+        config = search.ask(message.remaining)
+        yield {"type": "done"} if config is None else {"type": "config", "config": config}
+    else:
+        config, bound = search.recommend(message.target)
+        yield {"type": "recommendation", "config": config, "regret_bound90": bound}

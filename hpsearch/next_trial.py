@@ -1,0 +1,177 @@
+"""Which trial lowers the target's expected regret most, for the FLOPs that it costs.
+
+First the valley is found on the cheapest setting: a fixed pattern over the box, then draws of the optimum from the
+surface until some runs are good. From then on a closed form: near the optimum the target's regret is quadratic in
+the centre, whose covariance a run shrinks by what it measures of it.
+
+Shapes: P parameters, C candidates, R runs of a pattern.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import hadamard
+
+from hpsearch.expected_gain import Knowledge, Setting, knowledge
+from hpsearch.surface import Surface
+from hpsearch.surface_model import Array, form_of
+from search_spaces.parameter import Parameter
+
+PATTERN_SHARE = 0.25  # of a parameter's range, on both sides of its middle
+NUM_GOOD = 4  # runs within the good excess that say where the valley is
+GOOD_EXCESS, GOOD_IN_NOISE = 0.03, 3.0
+MAX_VALLEY_TRIALS = 8  # draws, after which the closed form decides with what there is
+NUM_RETREATS = 64  # points among which a retreat looks for room
+CANDIDATE_EXCESSES = (0.001, 0.004, 0.01, 0.018)  # relative loss at which candidates lie around the optimum
+MAX_OFFSET = 2.5  # candidates lie no further from the optimum: there the bowl is not known to hold
+
+
+@dataclass(frozen=True)
+class Option:
+    """A setting at which a trial may run, and what it costs."""
+
+    params: float
+    tokens: float
+    flops: float
+
+    @property
+    def setting(self) -> Setting:
+        return self.params, self.tokens
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """The next trial, and why."""
+
+    coordinates: Array  # (P,) octaves
+    option: Option
+    stage: str  # pattern, retreat, valley or gain
+    gain: float  # expected fall of the target's regret, a fraction of the loss; 0 before the closed form
+
+
+def next_trial(
+    surface: Surface | None,
+    parameters: Sequence[Parameter],
+    diverged: Array,
+    options: Sequence[Option],
+    target: Setting,
+    pending: Sequence[tuple[Array, Option]],
+    rng: np.random.Generator,
+) -> Proposal:
+    """The next trial.
+
+    Args:
+        surface: of all trials so far; None before any has a finite loss.
+        parameters: the searched ones; their bounds are the box.
+        diverged: coordinates (T, P) of all trials, where there is no surface as all of them diverged.
+        options: where a trial may run and is affordable, cheapest first.
+        target: N, D.
+        pending: trials that run, with their coordinates (P,).
+        rng: of this ask.
+    """
+    box = np.array([parameter.bounds for parameter in parameters])
+    told = len(diverged) if surface is None else surface.num_observations
+    pattern = search_pattern(box)
+    if told + len(pending) < len(pattern):
+        return Proposal(pattern[told + len(pending)], options[0], "pattern", 0.0)
+    if surface is None:
+        return Proposal(_retreat(parameters, box, diverged, rng), options[0], "retreat", 0.0)
+    if told + len(pending) < len(pattern) + MAX_VALLEY_TRIALS and not valley_found(surface):
+        return Proposal(_valley_draw(surface, options[0], box, rng), options[0], "valley", 0.0)
+    return _most_gain(surface, box, options, target, pending)
+
+
+def search_pattern(box: Array) -> Array:
+    """The middle of the box (P, 2) and a two-level design around it, (1 + R, P)."""
+    signs = two_level_signs(len(box))
+    middle, reach = box.mean(axis=1), PATTERN_SHARE * np.ptp(box, axis=1)
+    order = np.argsort(
+        signs[:, 0], kind="stable"
+    )  # low values of the first parameter first: cliffs are on the high side
+    return np.vstack([middle, middle + reach * signs[order]])
+
+
+def two_level_signs(count: int) -> Array:
+    """(R, `count`) of -1 and 1, orthogonal columns.
+
+    Source: Plackett and Burman 1946, by the columns of a Hadamard matrix.
+    """
+    size = 4 if count < 4 else 2 ** int(np.ceil(np.log2(count + 1)))
+    return np.asarray(hadamard(size)[:, 1 : count + 1], np.float64)
+
+
+def valley_found(surface: Surface) -> bool:
+    """Whether enough runs are so good that the bowl around them can be trusted."""
+    sweep, setting_of = surface.sweep, np.argmax(surface.sweep.rows.setting_of, axis=1)
+    best = np.array([sweep.log_loss[setting_of == s].min() for s in range(len(sweep.settings))])
+    good = max(GOOD_EXCESS, GOOD_IN_NOISE * surface.noise_fraction)
+    return int((sweep.log_loss - best[setting_of] <= good).sum()) >= NUM_GOOD
+
+
+def trusted(surface: Surface) -> bool:
+    """Whether each parameter is bracketed: good or bad, runs lie on both sides of its optimum at two settings."""
+    sweep = surface.sweep
+    unknowns = sweep.layout.unpack(surface.fit.vector)
+    center = sweep.rows.basis @ unknowns.drift.T + sweep.rows.setting_of @ unknowns.scatter
+    offsets = np.where(sweep.rows.active > 0, sweep.rows.coordinates - center, 0.0)
+    below, above = (sweep.rows.setting_of.T @ side > 0 for side in ((offsets < 0) * 1.0, (offsets > 0) * 1.0))
+    return bool(((below & above).sum(axis=0) >= 2).all())
+
+
+def _retreat(parameters: Sequence[Parameter], box: Array, diverged: Array, rng: np.random.Generator) -> Array:
+    """Away from what diverged: half of the way down where too high is ruin, and where there is most room else."""
+    points = rng.uniform(*box.T, (NUM_RETREATS, len(box)))
+    distances = np.abs(points[:, None] - diverged[None]) if len(diverged) else np.ones((NUM_RETREATS, 1, len(box)))
+    point = points[int(np.argmax(distances.sum(axis=2).min(axis=1)))]
+    steep = form_of([parameter.known_name for parameter in parameters]).steep > 0
+    lowest = diverged.min(axis=0) if len(diverged) else box[:, 1]
+    return np.where(steep, (box[:, 0] + lowest) / 2.0, point)
+
+
+def _valley_draw(surface: Surface, option: Option, box: Array, rng: np.random.Generator) -> Array:
+    """One draw of the optimum: Thompson sampling."""
+    centers = surface.bowls(*option.setting).center
+    return np.asarray(np.clip(centers[rng.integers(len(centers))], *box.T))
+
+
+def _most_gain(
+    surface: Surface, box: Array, options: Sequence[Option], target: Setting, pending: Sequence[tuple[Array, Option]]
+) -> Proposal:
+    """The trial with the largest expected fall of the target's regret per FLOP."""
+    running = [option.setting for _, option in pending]
+    known = knowledge(surface, [*(option.setting for option in options), *running], target)
+    for coordinates, option in pending:
+        known = [view.after(option.setting, coordinates) for view in known]
+    weights = [hypothesis.weight for hypothesis in surface.hypotheses]
+    proposals = [_best_at(surface, list(zip(known, weights, strict=True)), option, box) for option in options]
+    return max(proposals, key=lambda proposal: proposal.gain / proposal.option.flops)
+
+
+def _best_at(surface: Surface, known: Sequence[tuple[Knowledge, float]], option: Option, box: Array) -> Proposal:
+    """The best trial at a setting, alone or as the first of two, whichever gains more a trial."""
+    candidates = _candidates(surface, option, box)
+    alone, both = np.zeros(len(candidates)), np.zeros((len(candidates), len(candidates)))
+    for view, weight in known:
+        gradients, variance = view.gradients(option.setting, candidates)
+        alone += weight * view.gains(gradients, variance)
+        both += weight * view.pair_gains(gradients, variance)
+    first = int(np.argmax(np.maximum(alone, both.max(axis=1) / 2.0)))
+    gain = float(max(alone[first], both[first].max() / 2.0))
+    return Proposal(candidates[first], option, "gain", gain)
+
+
+def _candidates(surface: Surface, option: Option, box: Array) -> Array:
+    """Points (C, P) around the optimum of a setting, along each axis and each diagonal of a two-level design."""
+    bowls = surface.bowls(*option.setting)
+    center = np.median(bowls.center, axis=0)
+    curvature = np.exp(np.median(bowls.shape[0], axis=0))
+    axes = np.vstack([np.eye(len(box)), -np.eye(len(box))])
+    corners = two_level_signs(len(box))
+    corners = np.vstack([corners, -corners]) / np.sqrt(len(box))
+    steps = np.vstack([np.sqrt(excess) * np.vstack([axes, corners]) for excess in NUM_RETREATS = 64  # points among which a retreat looks for room
+CANDIDATE_EXCESSES])
+    offsets = np.clip(steps / np.sqrt(curvature), -MAX_OFFSET, MAX_OFFSET)
+    return np.unique(np.clip(np.vstack([center, center + offsets]), *box.T), axis=0)
