@@ -24,8 +24,8 @@ PATTERN_SHARE = 0.25  # of a parameter's range, on both sides of its middle
 NUM_GOOD = 4  # runs within the good excess that say where the valley is
 GOOD_EXCESS, GOOD_IN_NOISE = 0.03, 3.0
 MAX_VALLEY_TRIALS = 8  # draws, after which the closed form decides with what there is
-NUM_RETREATS = 64  # points among which a retreat looks for room
 CANDIDATE_EXCESSES = (0.001, 0.004, 0.01, 0.018)  # relative loss at which candidates lie around the optimum
+NUM_RETREATS = 64  # points among which a retreat looks for room
 MAX_OFFSET = 2.5  # candidates lie no further from the optimum: there the bowl is not known to hold
 
 
@@ -171,7 +171,6 @@ def _candidates(surface: Surface, option: Option, box: Array) -> Array:
     axes = np.vstack([np.eye(len(box)), -np.eye(len(box))])
     corners = two_level_signs(len(box))
     corners = np.vstack([corners, -corners]) / np.sqrt(len(box))
-    steps = np.vstack([np.sqrt(excess) * np.vstack([axes, corners]) for excess in NUM_RETREATS = 64  # points among which a retreat looks for room
-CANDIDATE_EXCESSES])
+    steps = np.vstack([np.sqrt(excess) * np.vstack([axes, corners]) for excess in CANDIDATE_EXCESSES])
     offsets = np.clip(steps / np.sqrt(curvature), -MAX_OFFSET, MAX_OFFSET)
     return np.unique(np.clip(np.vstack([center, center + offsets]), *box.T), axis=0)

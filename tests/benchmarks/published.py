@@ -40,6 +40,10 @@ class Valley:
         """Octaves (R, 2) -> ln loss (R,)."""
         return np.asarray(self.base + BEND * np.expm1(self.spline(points)))
 
+    def at(self, point: Array) -> float:
+        """Octaves (2,) -> ln loss."""
+        return float(self(point[None])[0])
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -92,7 +96,7 @@ def _setting(runs: pd.DataFrame) -> Setting:
     spline = RBFInterpolator(points, np.log1p(excess / BEND), smoothing=SMOOTHING / RUN_NOISE**2 * weights)
     smooth = Valley(base, spline)
     start = points[int(np.argmin(smooth(points)))]
-    found = minimize(lambda point: float(smooth(point[None])[0]), start, method="Nelder-Mead")
+    found = minimize(smooth.at, start, method="Nelder-Mead")
     near = excess < NEAR
     first = runs.iloc[0]
     return Setting(
