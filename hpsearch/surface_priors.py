@@ -31,7 +31,7 @@ class ParameterPrior:
 
 # Campaigns disagree about the exponents of learning rate and batch: the sd are wide enough for all of them.
 LEARNING_RATE_PRIOR = ParameterPrior((-0.3, 0.5), (0.1, 0.5), (float(np.log(0.0038)), 0.6))
-BATCH_PRIOR = ParameterPrior((0.0, 0.2), (0.45, 0.25), (float(np.log(0.0032)), 0.6))
+BATCH_PRIOR = ParameterPrior((0.0, 0.2), (0.45, 0.35), (float(np.log(0.0032)), 0.6))
 # The others: little drift, and a curvature that may be next to nothing, so that what is flat shows as flat. One
 # sweep at 1.3e8 parameters has 0 for epsilon, 0 to 0.2 % for beta2, 0.1 to 1 % for warmup and beta1. The centre
 # is below them, as the likeliest bowl through noise is steeper than the true one (measured: by half at 0.06 %).
