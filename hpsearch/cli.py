@@ -6,44 +6,22 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from hpsearch.cli_answers import ask_tell, export, recommend, replay
+from hpsearch.cli_options import cache_option, home_option, json_option, json_output_option, live_option, quiet_option
 from hpsearch.exit_codes import OUR_FAULT, STOPPED, USER_ERROR
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
-    from hpsearch.folder import SearchFolder
     from hpsearch.spec import Spec
-    from hpsearch.state import SearchState
-    from hpsearch.targets import ResolvedTarget
+    from hpsearch.transfer.recommend import Recommendation
+    from hpsearch.transfer.table_recommendation import TableRecommendation
 
-home_option = click.option(
-    "--home",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("runs"),
-    envvar="HPSEARCH_HOME",
-    show_default=True,
-    help="Folder that holds the searches and the MLflow store.",
-)
-cache_option = click.option(
-    "--cache",
-    type=click.Path(file_okay=False, path_type=Path),
-    envvar="HPSEARCH_CACHE",
-    help="Folder for tokenized text.  [default: the user's cache folder]",
-)
-target_option = click.option(
-    "--target",
-    metavar="PRESET|FILE|KEY=VALUE,...",
-    help="A preset (gpt3-1.3b), a YAML file, or width=256,depth=4,heads=8,tokens=3.2e6.  [default: the search's own]",
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-live_option = click.option("--live", "output", flag_value="live", default="live", hidden=True)
-json_output_option = click.option(
-    "--json", "output", flag_value="json", help="Print the outcome as JSON, for programs."
-)
-quiet_option = click.option("--quiet", "output", flag_value="quiet", help="Print nothing but errors.")
+Shown = TypeVar("Shown", "Recommendation", "TableRecommendation")
+PATH = click.Path(path_type=Path)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -62,6 +40,10 @@ def cli() -> None:
 
     Exit codes: 0 done, 2 something you gave is wrong, 3 stopped and resumable, 1 our fault.
     """
+
+
+for command in (recommend, export, replay, ask_tell):
+    cli.add_command(command)
 
 
 @cli.command()
@@ -165,63 +147,6 @@ def check(search: str, as_json: bool, home: Path) -> None:
         )
     if checked.differences:
         sys.exit(OUR_FAULT)
-
-
-@cli.command()
-@click.argument("search")
-@target_option
-@click.option("--accept-reach", is_flag=True, help="Take a recommendation beyond what the trials support as it is.")
-@json_option
-@home_option
-def recommend(search: str, target: str | None, accept_reach: bool, as_json: bool, home: Path) -> None:
-    """Print what SEARCH recommends for a target: values, intervals, reasons, evidence, warnings.
-
-    A target beyond the reach of the trials is marked as refused, with the reason; the exit code is 0.
-    """
-    from rich.console import Console
-
-    from hpsearch.transfer.recommend import recommend as recommend_for
-    from hpsearch.view import proof_table, recommendation_table
-
-    _, state = _open(search, home)
-    recommendation = recommend_for(state, _target(target, state))
-    if accept_reach:
-        recommendation = recommendation.model_copy(update={"refused": None})
-    if as_json:
-        click.echo(recommendation.model_dump_json(indent=2))
-        return
-    console = Console()
-    console.print(recommendation_table(recommendation))
-    console.print(proof_table(recommendation))
-
-
-@cli.command()
-@click.argument("search")
-@target_option
-@click.option(
-    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="File to write.  [default: print]"
-)
-@click.option("--format", "form", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True)
-@click.option("--accept-reach", is_flag=True, help="Export a recommendation beyond what the trials support.")
-@home_option
-def export(search: str, target: str | None, output: Path | None, form: str, accept_reach: bool, home: Path) -> None:
-    """Write the recipe for a target: one file with everything that a trainer must be told.
-
-    The same search and target give the same bytes. A refused recommendation is not exported (exit code 2)
-    unless its reach is accepted.
-    """
-    from hpsearch.export.recipe import export as export_recipe
-    from hpsearch.folder import write_whole
-    from hpsearch.transfer.recommend import recommend as recommend_for
-
-    _, state = _open(search, home)
-    resolved = _target(target, state)
-    text = export_recipe(state, resolved, recommend_for(state, resolved), form, accept_reach)
-    if output is None:
-        click.echo(text, nl=False)
-        return
-    write_whole(output, text)
-    click.echo(f"wrote {output}")
 
 
 @cli.command()
@@ -345,20 +270,6 @@ def _print_plan(spec: Spec, output: str) -> None:
         click.echo(spec.model_dump_json(indent=2))
     elif output == "live":
         Console().print(plan_table(spec))
-
-
-def _open(search: str, home: Path) -> tuple[SearchFolder, SearchState]:
-    from hpsearch.folder import find_search
-    from hpsearch.trials_table import read_state
-
-    folder = find_search(home.absolute(), search)
-    return folder, read_state(folder.ledger)
-
-
-def _target(text: str | None, state: SearchState) -> ResolvedTarget:
-    from hpsearch.targets import parse_target, resolve_target
-
-    return resolve_target(parse_target(text) if text else state.spec.target, state.spec)
 
 
 def _cache(cache: Path | None) -> Path:

@@ -6,17 +6,24 @@ next proxy, and when all is measured predict the size that was never swept and p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from itertools import chain
 from math import isinf
+from types import MappingProxyType
+
+import numpy as np
 
 from hpsearch.events import Asked, Judged, Predicted, Promoted, Role, TrialState
 from hpsearch.plan import PROOF, architecture, rung_ratios, rung_tokens, segment_flops, trial_config
-from hpsearch.rungs import never_pruned, promotable, verdict
-from hpsearch.sampler import propose
+from hpsearch.rungs import audits, never_pruned, promotable, verdict
+from hpsearch.sampler import in_order_of_gain, propose
 from hpsearch.state import SearchState, Trial
 from hpsearch.transfer.proof import FIRST_PROBES, can_predict, predict, probe_values
+
+MIN_AUDITS = 8  # of fewer a false-prune rate would say nothing
+AUDIT_STREAM = 1  # of the random numbers that are drawn from the search's seed
+NO_REASONS: Mapping[str, float] = MappingProxyType({})
 
 
 class Idle(Enum):
@@ -35,7 +42,9 @@ def next_decision(state: SearchState) -> Decision:
         return _proof(state)
     promotions = chain(never_pruned(state), *(promotable(state, proxy) for proxy in _proxies(state)))
     explored = [proxy for proxy in _proxies(state) if _explored(state, proxy)]
-    startable: Iterator[Asked | Promoted] = chain(promotions, _repeats(state, explored), _explorations(state))
+    startable: Iterator[Asked | Promoted] = chain(
+        promotions, _repeats(state, explored), _explorations(state), audits(state, explored)
+    )
     for decision in startable:
         if _fits(state, decision):
             return decision
@@ -78,7 +87,8 @@ def _fits(state: SearchState, decision: Asked | Promoted) -> bool:
 def _is_promised(state: SearchState, decision: Asked | Promoted) -> bool:
     """The first trial of every proxy, the repeats and the proof: what `plan.check_budget` found room for."""
     if isinstance(decision, Promoted):
-        return state.trials[decision.trial_id].asked.role is not Role.EXPLORE
+        trial = state.trials[decision.trial_id]
+        return trial.asked.role is not Role.EXPLORE or trial.is_audited
     return decision.role is not Role.EXPLORE or not state.of(decision.proxy, Role.EXPLORE)
 
 
@@ -91,17 +101,29 @@ def _promised_flops(state: SearchState) -> int:
     )
     if spec.proof is not None:
         unasked += cost[PROOF] * (spec.proof.trials - len(state.of(PROOF, Role.PROOF)))
-    begun = [trial for trial in state.never_pruned if trial.is_live]
+    audited = [trial for trial in state.explored if trial.is_audited]
+    begun = [trial for trial in [*state.never_pruned, *audited] if trial.is_live]
     running = sum(trial.flops_of(trial.rung) for trial in begun if trial.state is TrialState.RUNNING)
     return unasked + sum(trial.remaining_flops for trial in begun) - running
 
 
 def _explorations(state: SearchState) -> Iterator[Asked]:
-    """The next unexplored configuration of each proxy, small ones first."""
-    for proxy in _proxies(state):
-        if len(state.of(proxy, Role.EXPLORE)) < state.spec.ladder[proxy].trials:
-            values = propose(state, proxy, len(state.trials))
-            yield _ask(state, proxy, Role.EXPLORE, values, state.spec.seed)
+    """The next unexplored configuration of each proxy, small ones first until the surface knows better."""
+    open_proxies = [p for p in _proxies(state) if len(state.of(p, Role.EXPLORE)) < state.spec.ladder[p].trials]
+    for proxy in in_order_of_gain(state, open_proxies):
+        proposed = propose(state, proxy, len(state.trials))
+        reasons = proposed.reasons | ({"audited": 1.0} if is_audited(state) else {})
+        yield _ask(state, proxy, Role.EXPLORE, proposed.values, state.spec.seed, reasons=reasons)
+
+
+def is_audited(state: SearchState) -> bool:
+    """Whether the next explored trial will never be pruned: chosen by its place among all, before anything is seen."""
+    spec, total = state.spec, sum(proxy.trials for proxy in state.spec.ladder)
+    count = round(spec.scheduler.audit_share * total)
+    if count < MIN_AUDITS:
+        return False
+    chosen = np.random.default_rng([spec.seed, AUDIT_STREAM]).choice(total, count, replace=False)
+    return len(state.explored) in chosen
 
 
 def _repeats(state: SearchState, proxies: Iterable[int]) -> Iterator[Asked]:
@@ -140,7 +162,15 @@ def _proof(state: SearchState) -> Decision:
     return ask if _fits(state, ask) else idle
 
 
-def _ask(state: SearchState, proxy: int, role: Role, values: dict[str, float], seed: int, repeat_of: str = "") -> Asked:
+def _ask(
+    state: SearchState,
+    proxy: int,
+    role: Role,
+    values: dict[str, float],
+    seed: int,
+    repeat_of: str = "",
+    reasons: Mapping[str, float] = NO_REASONS,
+) -> Asked:
     number = len(state.trials)
     config = trial_config(state.spec, proxy, values, seed)
     rungs = rung_tokens(state.spec, proxy, config.batch_sequences)
@@ -159,5 +189,6 @@ def _ask(state: SearchState, proxy: int, role: Role, values: dict[str, float], s
         reasons={
             "params": float(architecture(state.spec, proxy).params),
             "spent_flops": float(state.spent_flops),
+            **reasons,
         },
     )

@@ -48,7 +48,7 @@ class Knowledge:
     def _variance(self, setting: Setting, coordinates: Array, excess: Array) -> Array:
         """Noise variances (M, C): of one more run beside those that share its misfit, see `surface_fit.crowding`.
 
-        With n of them the information is n / (s^2 + n m^2), and one more adds s^2 / (s^2 + n m^2) / (s^2 + (n + 1) m^2).
+        With n of them the information is n / (s^2 + n m^2); one more adds s^2 / (s^2 + n m^2) / (s^2 + (n + 1) m^2).
         """
         problem = self.posterior.fit.problem
         here = problem.good & (problem.sweep.settings[np.argmax(problem.sweep.rows.setting_of, 1)] == setting).all(1)

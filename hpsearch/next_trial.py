@@ -81,7 +81,7 @@ def next_trial(
         return Proposal(_retreat(parameters, box, diverged, rng), options[0], "retreat", 0.0)
     if told + len(pending) < len(pattern) + MAX_VALLEY_TRIALS and not valley_found(surface):
         return Proposal(_valley_draw(surface, options[0], box, rng), options[0], "valley", 0.0)
-    return _most_gain(surface, box, options, target, pending)
+    return most_gain(surface, box, options, target, pending)
 
 
 def search_pattern(box: Array) -> Array:
@@ -123,7 +123,7 @@ def trusted(surface: Surface) -> bool:
 
 def _retreat(parameters: Sequence[Parameter], box: Array, diverged: Array, rng: np.random.Generator) -> Array:
     """Away from what diverged: half of the way down where too high is ruin, and where there is most room else."""
-    points = rng.uniform(*box.T, (NUM_RETREATS, len(box)))
+    points = rng.uniform(box[:, 0], box[:, 1], (NUM_RETREATS, len(box)))
     distances = np.abs(points[:, None] - diverged[None]) if len(diverged) else np.ones((NUM_RETREATS, 1, len(box)))
     point = points[int(np.argmax(distances.sum(axis=2).min(axis=1)))]
     steep = form_of([parameter.known_name for parameter in parameters]).steep > 0
@@ -137,7 +137,7 @@ def _valley_draw(surface: Surface, option: Option, box: Array, rng: np.random.Ge
     return np.asarray(np.clip(centers[rng.integers(len(centers))], *box.T))
 
 
-def _most_gain(
+def most_gain(
     surface: Surface, box: Array, options: Sequence[Option], target: Setting, pending: Sequence[tuple[Array, Option]]
 ) -> Proposal:
     """The trial with the largest expected fall of the target's regret per FLOP."""

@@ -1,7 +1,10 @@
-"""When a paused trial may go on: asynchronous successive halving by promotion, as pure rules.
+"""When a paused trial may go on: successive halving by promotion, as pure rules.
 
-A rung belongs to one proxy: losses of different sizes are never ranked together. What is ranked is the loss
-at the end of the anneal branch, so a rung compares finished losses and pruning stays valid under a schedule.
+A rung belongs to one proxy: losses of different sizes are never ranked together. Of the trials measured at a rung a
+share goes on. Which ones is said by the surface, once it may be trusted: those that it expects to lose least at
+their full budget, unless it is all but sure that they lose too much. The best at a small budget are not the best at a
+large one, as the optimum drifts. Until then, or where the search asks for it, they are the best by rank (ASHA).
+What is ranked is the loss at the end of the anneal branch, so a rung compares finished losses.
 
 Source: Li et al. 2020 (ASHA, arXiv 1810.05934), algorithm 2. Unlike Ray's ASHAScheduler, which stops trials
 as they arrive, this is the paper's promotion: a trial is never cut because it came early.
@@ -12,23 +15,46 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hpsearch.events import Promoted, TrialState
+from hpsearch.fits import outlook, trusted_surface
 from hpsearch.plan import rung_ratios
 from hpsearch.state import SearchState, Trial
+from hpsearch.surface import Surface
+
+SURELY_BAD = 0.9  # probability of a regret above the tolerance from which a trial is not promoted
 
 
 def promotable(state: SearchState, proxy: int) -> Iterator[Promoted]:
-    """Promotions that the rungs of a proxy allow now: highest rung first, best loss first."""
+    """Promotions that the rungs of a proxy allow now: highest rung first, best first."""
     scheduler = state.spec.scheduler
     for rung in reversed(range(len(rung_ratios(state.spec, proxy)) - 1)):
-        population = state.populations.get((proxy, rung), [])
-        if len(population) < scheduler.population:
+        if len(state.populations.get((proxy, rung), [])) < scheduler.population:
             continue
-        quota = len(population) // scheduler.reduction_factor
-        for rank, (loss, _, trial_id) in enumerate(population[:quota]):
-            trial = state.trials[trial_id]
-            if trial.state is TrialState.PAUSED and trial.rung == rung:  # which no diverged one is
-                reasons = {"rank": rank, "quota": quota, "population": len(population), "loss": loss}
-                yield _promotion(trial, {name: float(value) for name, value in reasons.items()})
+        surface = trusted_surface(state) if scheduler.name == "surface" else None
+        yield from by_rank(state, proxy, rung) if surface is None else by_outlook(state, proxy, rung, surface)
+
+
+def by_rank(state: SearchState, proxy: int, rung: int) -> Iterator[Promoted]:
+    """ASHA's rule: the best of a rung, one in `reduction_factor`."""
+    population = state.populations[proxy, rung]
+    quota = len(population) // state.spec.scheduler.reduction_factor
+    for rank, (loss, _, trial_id) in enumerate(population[:quota]):
+        trial = state.trials[trial_id]
+        if _waits(trial, rung):
+            reasons = {"rank": rank, "quota": quota, "population": len(population), "loss": loss}
+            yield _promotion(trial, {name: float(value) for name, value in reasons.items()})
+
+
+def by_outlook(state: SearchState, proxy: int, rung: int, surface: Surface) -> Iterator[Promoted]:
+    """As many as by rank, but those that the surface expects to lose least at their full budget."""
+    population = state.populations[proxy, rung]
+    trials = [state.trials[trial_id] for _, _, trial_id in population]
+    quota = len(population) // state.spec.scheduler.reduction_factor
+    room = quota - sum(trial.rung > rung for trial in trials)
+    waiting = [(outlook(state, surface, trial), trial) for trial in trials if _waits(trial, rung)]
+    waiting.sort(key=lambda pair: (pair[0].regret, pair[1].asked.number))
+    for expected, trial in waiting[: max(room, 0)]:
+        if expected.probability_bad < SURELY_BAD:
+            yield _promotion(trial, {**_told(state, trial, surface), "quota": float(quota)})
 
 
 def never_pruned(state: SearchState) -> Iterator[Promoted]:
@@ -36,6 +62,31 @@ def never_pruned(state: SearchState) -> Iterator[Promoted]:
     for trial in state.never_pruned:
         if trial.state is TrialState.PAUSED:
             yield _promotion(trial, {})
+
+
+def audits(state: SearchState, proxies: list[int]) -> Iterator[Promoted]:
+    """Audited trials that these proxies' rules would leave where they are; they go on all the same."""
+    for trial in state.explored:
+        if trial.is_audited and trial.asked.proxy in proxies and trial.state is TrialState.PAUSED:
+            surface = trusted_surface(state) if state.spec.scheduler.name == "surface" else None
+            reasons = {} if surface is None else _told(state, trial, surface)
+            yield _promotion(trial, {**reasons, "audited": 1.0})
+
+
+def _waits(trial: Trial, rung: int) -> bool:
+    """Whether it may be promoted from a rung, which none that diverged or ended may."""
+    return trial.state is TrialState.PAUSED and trial.rung == rung
+
+
+def _told(state: SearchState, trial: Trial, surface: Surface) -> dict[str, float]:
+    """The surface's reasons, in numbers."""
+    expected = outlook(state, surface, trial)
+    return {
+        "expected_regret": expected.regret,
+        "probability_bad": expected.probability_bad,
+        "observations": float(surface.num_observations),
+        "loss": trial.loss,
+    }
 
 
 def _promotion(trial: Trial, reasons: dict[str, float]) -> Promoted:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import optuna
@@ -20,7 +22,13 @@ from scipy.stats import qmc
 
 from hpsearch.conditions import active_values
 from hpsearch.events import Role, TrialState
+from hpsearch.fits import surface_so_far
+from hpsearch.next_trial import Option, Proposal, most_gain, valley_found
+from hpsearch.plan import architecture, rung_tokens, segment_flops, trial_config
 from hpsearch.state import SearchState, Trial
+from hpsearch.surface import Surface
+from hpsearch.surface_model import Array
+from hpsearch.targets import target_tokens
 from search_spaces.parameter import Parameter, SearchSpace
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -36,21 +44,101 @@ OPTUNA_STATES = {
 }
 
 
-def propose(state: SearchState, proxy: int, number: int) -> dict[str, float]:
+@dataclass(frozen=True)
+class Proposed:
+    """The searched values of a trial, and why these."""
+
+    values: dict[str, float]
+    reasons: dict[str, float]
+
+
+def propose(state: SearchState, proxy: int, number: int) -> Proposed:
     """The searched values of the next trial of a proxy; `number` is the trial's own, which seeds the draw."""
-    return active_values(state.spec.space, _draw(state, proxy, number))
+    drawn = _draw(state, proxy, number)
+    return Proposed(active_values(state.spec.space, drawn.values), drawn.reasons)
 
 
-def _draw(state: SearchState, proxy: int, number: int) -> dict[str, float]:
-    sampler, explored = state.spec.sampler, len(state.of(proxy, Role.EXPLORE))
+def in_order_of_gain(state: SearchState, proxies: Sequence[int]) -> list[int]:
+    """The proxies, those first where a trial lowers the target's expected regret most for its FLOPs.
+
+    Small ones first with another sampler, or while one of them has not begun or the valley is not found.
+    """
+    begun = all(_startup(state, proxy) <= len(state.of(proxy, Role.EXPLORE)) for proxy in proxies)
+    surface = surface_so_far(state) if state.spec.sampler.name == "surface" and begun else None
+    if surface is None or not valley_found(surface):
+        return list(proxies)
+    gain = {proxy: _most_gain(state, surface, proxy) for proxy in proxies}
+    return sorted(proxies, key=lambda proxy: -gain[proxy].gain / gain[proxy].option.flops)
+
+
+def _draw(state: SearchState, proxy: int, number: int) -> Proposed:
+    name, explored = state.spec.sampler.name, len(state.of(proxy, Role.EXPLORE))
     space = SearchSpace(state.spec.parameters)
-    if sampler.name == "random":
+    if name == "random":
         generator = np.random.default_rng([state.spec.seed, number])
-        return space.from_unit(tuple(generator.random(len(space.parameters))))
-    startup = math.ceil(sampler.startup_share * state.spec.ladder[proxy].trials)
-    if sampler.name == "qmc" or explored < startup:
-        return space.from_unit(_sobol_point(len(space.parameters), explored, [state.spec.seed, proxy]))
-    return _tpe(state, proxy, number)
+        return Proposed(space.from_unit(tuple(generator.random(len(space.parameters)))), {})
+    if name == "grid":
+        return Proposed(space.from_unit(_grid_point(space, state.spec.ladder[proxy].trials, explored)), {})
+    if name == "qmc" or explored < _startup(state, proxy):
+        return Proposed(space.from_unit(_sobol_point(len(space.parameters), explored, [state.spec.seed, proxy])), {})
+    if name == "surface":
+        return _from_surface(state, proxy, explored)
+    return Proposed(_optuna(state, proxy, number), {})
+
+
+def _startup(state: SearchState, proxy: int) -> int:
+    """Quasi-random trials of a proxy before its sampler begins."""
+    return math.ceil(state.spec.sampler.startup_share * state.spec.ladder[proxy].trials)
+
+
+def _from_surface(state: SearchState, proxy: int, explored: int) -> Proposed:
+    """Where the target's regret is expected to fall most; quasi-random until the valley is found."""
+    surface, parameters = surface_so_far(state), state.spec.parameters
+    if surface is None or not valley_found(surface):
+        point = _sobol_point(len(parameters), explored, [state.spec.seed, proxy])
+        return Proposed(SearchSpace(parameters).from_unit(point), {})
+    proposal = _most_gain(state, surface, proxy)
+    pairs = zip(parameters, proposal.coordinates.tolist(), strict=True)
+    values = {parameter.name: parameter.nearest(parameter.value(x)) for parameter, x in pairs}
+    return Proposed(values, {"expected_gain": proposal.gain, "observations": float(surface.num_observations)})
+
+
+def _most_gain(state: SearchState, surface: Surface, proxy: int) -> Proposal:
+    """The trial of a proxy with the largest expected gain at its first rung, given those that run."""
+    key = ("gain", surface.num_observations, proxy, len(state.trials), tuple(state.running))
+    if key not in state.memo:
+        box = np.array([parameter.bounds for parameter in state.spec.parameters])
+        target = state.spec.target_architecture(state.spec.target).params, target_tokens(state.spec)
+        running = [(_coordinates(state, trial), _first_rung(trial)) for trial in state.running.values()]
+        config = trial_config(state.spec, proxy, _middle(state), state.spec.seed)
+        rungs = rung_tokens(state.spec, proxy, config.batch_sequences)
+        option = Option(architecture(state.spec, proxy).params, rungs[0], segment_flops(config, rungs, 0))
+        state.memo[key] = most_gain(surface, box, [option], target, running)
+    proposal: Proposal = state.memo[key]
+    return proposal
+
+
+def _middle(state: SearchState) -> dict[str, float]:
+    """The middle of the space, whose cost stands for that of a trial."""
+    return {p.name: p.nearest(p.value(sum(p.bounds) / 2)) for p in state.spec.parameters}
+
+
+def _coordinates(state: SearchState, trial: Trial) -> Array:
+    """(P,) octaves, inside the box: what is off counts as at its end."""
+    values = trial.asked.values
+    return np.array([np.clip(p.coordinate(values[p.name]), *p.bounds) for p in state.spec.parameters])
+
+
+def _first_rung(trial: Trial) -> Option:
+    tokens = trial.asked.rungs[trial.rung]
+    return Option(trial.config.architecture.params, tokens, trial.asked.cost_flops)
+
+
+def _grid_point(space: SearchSpace, trials: int, index: int) -> tuple[float, ...]:
+    """Point `index` of the finest full grid that `trials` can walk through, cell middles, then again from its start."""
+    sides = max(1, math.floor(trials ** (1 / len(space.parameters)) + 1e-9))
+    places = np.unravel_index(index % sides ** len(space.parameters), [sides] * len(space.parameters))
+    return tuple((int(place) + 0.5) / sides for place in places)
 
 
 def _sobol_point(dimensions: int, index: int, seed: list[int]) -> tuple[float, ...]:
@@ -64,20 +152,29 @@ def _sobol_point(dimensions: int, index: int, seed: list[int]) -> tuple[float, .
     return tuple(float(u) for u in engine.random(1)[0])
 
 
-def _tpe(state: SearchState, proxy: int, number: int) -> dict[str, float]:
-    """Optuna's TPE over the coordinates, with running trials as pending (constant liar)."""
+def _optuna(state: SearchState, proxy: int, number: int) -> dict[str, float]:
+    """One of Optuna's samplers over the coordinates."""
     parameters = state.spec.parameters
     distributions = {parameter.name: FloatDistribution(*parameter.bounds) for parameter in parameters}
     seed = int(np.random.SeedSequence([state.spec.seed, number]).generate_state(1)[0])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # constant_liar, multivariate
-        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=1, multivariate=True, constant_liar=True)
+    sampler = _optuna_sampler(state.spec.sampler.name, seed)
     study = optuna.create_study(sampler=sampler)
     study.add_trials([_frozen(trial, parameters, distributions) for trial in state.of(proxy, Role.EXPLORE)])
     asked = study.ask({**distributions})
     return {
         parameter.name: parameter.nearest(parameter.value(asked.params[parameter.name])) for parameter in parameters
     }
+
+
+def _optuna_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
+    """TPE takes running trials as pending (constant liar); the others leave them out."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if name == "gp":
+            return optuna.samplers.GPSampler(seed=seed, n_startup_trials=1)
+        if name == "cmaes":
+            return optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=1)
+        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=1, multivariate=True, constant_liar=True)
 
 
 def _frozen(

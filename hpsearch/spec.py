@@ -86,17 +86,19 @@ class Target(Checked):
 class Sampler(Checked):
     """Where the next configuration of a proxy comes from."""
 
-    name: Literal["tpe", "qmc", "random"] = "tpe"
-    startup_share: Annotated[float, Field(ge=0, le=1)] = 0.6  # of a proxy's trials: quasi-random before TPE begins
+    name: Literal["surface", "tpe", "gp", "cmaes", "grid", "qmc", "random"] = "surface"
+    startup_share: Annotated[float, Field(ge=0, le=1)] = 0.6  # of a proxy's trials: quasi-random before it begins
 
 
 class Scheduler(Checked):
-    """Promotion-type ASHA over annealed losses; rungs in tokens per parameter."""
+    """Promotion by rungs, in tokens per parameter, over annealed losses: by what the surface expects, or by rank."""
 
-    name: Literal["asha"] = "asha"
+    name: Literal["surface", "asha"] = "surface"
     rung_ratios: Ratios
     reduction_factor: Annotated[int, Field(ge=2, le=1000)] = 3
     min_population: Count | None = None
+    tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.003  # regret at the full budget, a fraction of the loss
+    audit_share: Annotated[float, Field(ge=0, le=1)] = 0.1  # of the trials, never pruned; none where that is too few
 
     @property
     def population(self) -> int:

@@ -6,6 +6,7 @@ from bisect import insort
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import inf
+from typing import Any
 
 from hpsearch.events import (
     Adopted,
@@ -48,6 +49,11 @@ class Trial:
         return self.state in (TrialState.RUNNING, TrialState.PAUSED)
 
     @property
+    def is_audited(self) -> bool:
+        """Whether it was chosen, before anything was seen, never to be pruned."""
+        return self.asked.reasons.get("audited", 0.0) > 0
+
+    @property
     def is_last_rung(self) -> bool:
         return self.rung == len(self.asked.rungs) - 1
 
@@ -88,6 +94,8 @@ class SearchState:
         self._by_role: dict[tuple[int, Role], list[Trial]] = {}
         self.populations: dict[tuple[int, int], list[Ranked]] = {}  # (proxy, rung): explored trials, best first
         self.running: dict[str, Trial] = {}
+        self.measured: list[tuple[Trial, int]] = []  # (trial, rung), in the order of their events
+        self.memo: dict[tuple[object, ...], Any] = {}  # what `hpsearch.fits` has computed from a prefix; no state
         self.prediction: Predicted | None = None
         self.closed: Closed | None = None
         self.spent_flops = 0
@@ -102,6 +110,11 @@ class SearchState:
     def never_pruned(self) -> list[Trial]:
         """Repeats and proof trials."""
         return [trial for (_, role), trials in self._by_role.items() if role is not Role.EXPLORE for trial in trials]
+
+    @property
+    def explored(self) -> list[Trial]:
+        """Of all proxies."""
+        return [trial for (_, role), trials in self._by_role.items() if role is Role.EXPLORE for trial in trials]
 
     @property
     def reserved_flops(self) -> int:
@@ -145,6 +158,7 @@ class SearchState:
         trial = self.running.pop(event.trial_id)
         measurement = Measurement.from_dict(event.measurement)
         trial.measurements.append(measurement)
+        self.measured.append((trial, event.rung))
         self.spent_flops += measurement.flops + measurement.anneal_flops
         if trial.asked.role is Role.EXPLORE:
             ranked = (trial.loss, trial.asked.number, trial.trial_id)

@@ -109,6 +109,22 @@ class Surface:
         names = [parameter.name for parameter in self.sweep.parameters]
         return {name: Exponents(Exponent(*n), Exponent(*d)) for name, (n, d) in zip(names, table, strict=True)}
 
+    @property
+    def assumptions(self) -> dict[str, tuple[float, float]]:
+        """Mean and sd of the blind prior on the bowl and its drift, by name; where a bowl lies is left to the runs."""
+        layout, problem = self.sweep.layout, self.fit.problem
+        mean, sd = layout.unpack(problem.prior_mean), layout.unpack(problem.prior_sd)
+        told = {
+            "asymmetry": (mean.asymmetry, sd.asymmetry),
+            "ridge": (mean.ridge, sd.ridge),
+            "ridge_by_tokens": (mean.ridge_drift, sd.ridge_drift),
+        }
+        for i, parameter in enumerate(self.sweep.parameters):
+            told[f"{parameter.name}.by_params"] = mean.drift[i, 1], sd.drift[i, 1]
+            told[f"{parameter.name}.by_tokens"] = mean.drift[i, 2], sd.drift[i, 2]
+            told[f"{parameter.name}.log_curvature"] = mean.log_curvature[i], sd.log_curvature[i]
+        return {name: (float(center), float(spread)) for name, (center, spread) in told.items()}
+
     def optimum(
         self, params: float, tokens: float, fixed: Mapping[str, float] = NOTHING_FIXED
     ) -> Mapping[str, Estimate]:

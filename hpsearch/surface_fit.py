@@ -184,7 +184,8 @@ def rung_whitening(trial_of: Indices) -> sparse.csr_array:
     a trial share seed and data; counted as runs of their own they would make the D axis look too certain.
     """
     _, trial, num_rungs = np.unique(trial_of, return_inverse=True, return_counts=True)
-    member = sparse.csr_array((np.ones(len(trial)), (np.arange(len(trial)), trial)))
+    places = (np.arange(len(trial)), trial)
+    member = sparse.csr_array((np.ones(len(trial)), places), shape=(len(trial), len(num_rungs)))
     alone = (1.0 - RUNG_CORRELATION) ** -0.5
     together = (1.0 + (num_rungs - 1) * RUNG_CORRELATION) ** -0.5
     shared = member @ sparse.diags_array((together - alone) / num_rungs) @ member.T

@@ -40,12 +40,14 @@ class Hypothesis:
 def weigh_laws(blind: Fit) -> tuple[Hypothesis, ...]:
     """The blind fit and that under each law, heaviest first; below three settings the blind one alone."""
     sweep = blind.problem.sweep
+    if len(sweep.settings) < MIN_SETTINGS:
+        return (Hypothesis(BLIND, blind, 1.0),)
     fits = {BLIND: blind}
     params, tokens = (2.0**sweep.origin).tolist()
     names = {parameter.known_name for parameter in sweep.parameters}
     for law in LAWS:
         drifts = {name: drift for name, drift in law.drifts(params, tokens).items() if name in names}
-        if drifts and len(sweep.settings) >= MIN_SETTINGS:
+        if drifts:
             fits[law.name] = refit(blind, drifts)
     density = {name: predictive_density(fit) + agreement(fit, blind) for name, fit in fits.items()}
     weights = _weights(density)

@@ -71,6 +71,12 @@ def parse_target(text: str) -> Target:
     return _check(values, "--target")
 
 
+def target_tokens(spec: Spec) -> float:
+    """Tokens of the search's own target, the preset's where it names none."""
+    tokens = spec.target.tokens or PRESETS[spec.target.preset].tokens
+    return float(tokens)
+
+
 def resolve_target(target: Target, spec: Spec) -> ResolvedTarget:
     """Fills a target from its preset, or from the search where it leaves context and vocabulary open.
 

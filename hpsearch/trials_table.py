@@ -43,6 +43,12 @@ def trials_table(state: SearchState) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def first_observations(state: SearchState, count: int) -> pd.DataFrame:
+    """The first `count` measurements of a search, in the order in which they came."""
+    measured = state.measured[:count]
+    return pd.DataFrame([_row(state, trial, rung, trial.measurements[rung]) for trial, rung in measured])
+
+
 def observations(state: SearchState, proof: bool) -> pd.DataFrame:
     """What the surface is fitted to; with `proof` false, only what was known before the proof."""
     table = trials_table(state)

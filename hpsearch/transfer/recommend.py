@@ -18,15 +18,12 @@ from hpsearch.state import SearchState
 from hpsearch.surface import Estimate, Surface
 from hpsearch.targets import ResolvedTarget
 from hpsearch.transfer.proof import can_predict, fit_search, proof_result
+from hpsearch.transfer.reach import is_at_edge, refusal
 from hpsearch.transfer.stability import StabilityEdge, stability_edges
 from hpsearch.transfer.status import Status, decide, drift_is_told
 from hpsearch.trials_table import observations
 from search_spaces.errors import UserError
 from search_spaces.parameter import Parameter
-
-MAX_REACH_PARAMS = 16.0  # beyond the largest size measured; a ladder of 16x has shown no more
-MAX_REACH_TOKENS = 64.0  # beyond the largest budget measured: sizes at equal tokens per parameter move both
-EDGE_OCTAVES = 0.25  # an optimum this near the end of the range may lie beyond it
 
 
 class Frozen(BaseModel):
@@ -124,7 +121,7 @@ def recommend(state: SearchState, target: ResolvedTarget) -> Recommendation:
         stability=stability_edges(observations(state, proof=True)),
         evidence=_evidence(state, surface),
         warnings=tuple(_warnings(state, surface, target, values)),
-        refused=_refusal(surface, target) or None,
+        refused=refusal(surface, params, tokens) or None,
     )
 
 
@@ -199,25 +196,6 @@ def _evidence(state: SearchState, surface: Surface) -> Evidence:
     )
 
 
-def _refusal(surface: Surface, target: ResolvedTarget) -> str:
-    """Why the recommendation would be a guess; empty where it is not."""
-    settings = surface.sweep.settings
-    if surface.num_settings < 2:
-        return "one setting only: no drift can be seen; add a proxy or a rung"
-    params, tokens = target.architecture.params / settings[:, 0].max(), target.tokens / settings[:, 1].max()
-    if params > MAX_REACH_PARAMS:
-        return (
-            f"reach: the target has {params:,.0f}x the parameters of the largest size measured, at most "
-            f"{MAX_REACH_PARAMS:.0f}x is supported; add larger proxies, or --accept-reach"
-        )
-    if tokens > MAX_REACH_TOKENS:
-        return (
-            f"reach: the target has {tokens:,.0f}x the tokens of the longest run measured, at most "
-            f"{MAX_REACH_TOKENS:.0f}x is supported; raise rung_ratios, or --accept-reach"
-        )
-    return ""
-
-
 def _warnings(
     state: SearchState, surface: Surface, target: ResolvedTarget, values: Mapping[str, float]
 ) -> Iterator[str]:
@@ -255,12 +233,11 @@ def _warnings(
 
 def _sizes_at_edge(state: SearchState, surface: Surface, parameter: Parameter) -> list[float]:
     """The sizes of the ladder at whose longest budget the optimum lies near an end of the range, or beyond it."""
-    low, high = parameter.bounds
     centers = {
         params: parameter.coordinate(parameter.nearest(surface.optimum(params, tokens)[parameter.name].median))
         for params, tokens in _largest_settings(state, surface)
     }
-    return [n for n, center in centers.items() if not low + EDGE_OCTAVES <= center <= high - EDGE_OCTAVES]
+    return [n for n, center in centers.items() if is_at_edge(center, parameter.bounds)]
 
 
 def _largest_settings(state: SearchState, surface: Surface) -> list[tuple[float, float]]:

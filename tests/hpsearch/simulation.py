@@ -27,7 +27,8 @@ SPEC: dict[str, Any] = {
     "ladder": [{"width": width, "depth": 1, "heads": 2, "trials": 9} for width in (16, 32)],
     "space": {"learning_rate": {"low": 1e-3, "high": 6.4e-2}, "weight_decay": {"low": 0.01, "high": 0.64}},
     "fixed": {"batch_sequences": 4, "warmup_fraction": 0.05},
-    "scheduler": {"rung_ratios": [1.0, 3.0, 9.0]},
+    "sampler": {"name": "tpe"},  # the surface is fitted again and again: too slow for thousands of simulated searches
+    "scheduler": {"name": "asha", "rung_ratios": [1.0, 3.0, 9.0]},
     "slots": 1,
     "budget_flops": 1e12,
     "repeats": 2,
@@ -87,7 +88,7 @@ class World:
         if octaves > self.cliff_octaves:
             return report(assignment, math.inf)
         floor = 2.0 + 30.0 * params**-0.4 + 40.0 * tokens**-0.45
-        bowl = 0.02 * octaves**2 + 0.002 * math.log2(config.weight_decay / 0.1) ** 2
+        bowl = 0.02 * octaves**2 + 0.002 * math.log2(max(config.weight_decay, 1e-3) / 0.1) ** 2
         seed = [config.seed, tokens, zlib.crc32(repr(config).encode())]
         return report(assignment, floor * (1 + bowl + self.noise * np.random.default_rng(seed).standard_normal()))
 

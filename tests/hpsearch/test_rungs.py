@@ -19,7 +19,7 @@ NINE = [4.0, 2.0, 9.0, 1.0, 8.0, 3.0, 7.0, 5.0, 6.0]
 def search(folder: Path, losses: list[float], **scheduler: Any) -> Conductor:
     """A search with a trial for each loss, all asked, and measured at the first rung in their order."""
     ladder = [{"width": 16, "depth": 1, "heads": 2, "trials": len(losses)}]
-    rungs = {"rung_ratios": [1.0, 3.0, 9.0], **scheduler}
+    rungs = {"name": "asha", "rung_ratios": [1.0, 3.0, 9.0], **scheduler}
     conductor = begin(folder, spec_of(ladder=ladder, sampler={"name": "random"}, scheduler=rungs))
     for _ in losses:
         decision = conductor.decide()

@@ -21,7 +21,7 @@ SPACE: dict[str, Any] = {
     "weight_decay": {"low": 0.0, "high": 0.4, "scale": "linear"},
     "batch_sequences": {"low": 2, "high": 9},
 }
-SAMPLERS = ["tpe", "qmc", "random"]
+SAMPLERS = ["surface", "tpe", "gp", "cmaes", "grid", "qmc", "random"]
 
 
 def search(folder: Path, sampler: str, **changes: Any) -> Conductor:
@@ -40,13 +40,14 @@ def test_the_same_search_proposes_the_same(sampler: str, cut: int, slots: int, s
         state, parameters = conductor.state, conductor.state.spec.parameters
         refolded = fold(((entry.seq, entry.event) for entry in conductor.ledger.read()), "ledger")
         for proxy in (0, 1):
-            values = propose(state, proxy, len(state.trials))
-            assert values == propose(state, proxy, len(state.trials)) == propose(refolded, proxy, len(state.trials))
+            values = propose(state, proxy, len(state.trials)).values
+            assert values == propose(state, proxy, len(state.trials)).values
+            assert values == propose(refolded, proxy, len(state.trials)).values
             assert list(values) == list(SPACE)
             assert all(values[p.name] == pytest.approx(p.nearest(values[p.name]), rel=1e-12) for p in parameters)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "grid"])
 def test_another_seed_and_another_trial_propose_something_else(tmp_path: Path, sampler: str) -> None:
     proposals = []
     for seed in (0, 1):
@@ -104,7 +105,7 @@ def test_a_promoted_trial_still_counts_by_what_it_has_shown(tmp_path: Path) -> N
     """The best trial of a rung runs on; TPE must not take it for a bad one because it is pending."""
     ladder = [{"width": 16, "depth": 1, "heads": 2, "trials": 30}]
     space = {"learning_rate": {"low": 1e-4, "high": 1.0}}
-    conductor = begin(tmp_path, spec_of(ladder=ladder, space=space, sampler={"startup_share": 0.3}))
+    conductor = begin(tmp_path, spec_of(ladder=ladder, space=space, sampler={"name": "tpe", "startup_share": 0.3}))
     while len(conductor.state.of(0, Role.EXPLORE)) < 9:
         decision = conductor.decide()
         assert isinstance(decision, Asked)

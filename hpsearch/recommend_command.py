@@ -1,0 +1,132 @@
+"""`hpsearch recommend --trials`: what the options say, read and checked, and the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from math import isfinite
+from pathlib import Path
+
+from hpsearch.imported_table import read_table
+from hpsearch.presets import PRESETS
+from hpsearch.strict_yaml import read_mapping
+from hpsearch.surface import Priors
+from hpsearch.table_parameters import NO_SPACE, read_space
+from hpsearch.transfer.table_recommendation import Question, Setting, TableRecommendation, recommend_from_table
+from search_spaces.errors import UserError, one_line
+
+MAX_COUNT = 1e30  # of parameters and tokens; no target comes near
+TARGET_REMEDY = "use params=1.07e9,tokens=2e10 (params: non-embedding), or one of "
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """The options that go with a table, as they were given."""
+
+    trials: Path | None
+    search_space: Path | None
+    priors: Priors | None
+    fix: tuple[str, ...]
+    compare: Path | None
+    where: tuple[str, ...]
+
+    def check_source(self, search: str | None) -> None:
+        """Trials come from a search or from a table.
+
+        Raises:
+            UserError: both are given, or none, or an option that needs a table without one.
+        """
+        if (search is None) == (self.trials is None):
+            given = "neither" if search is None else "both"
+            raise UserError(f"recommend: needs SEARCH or --trials TABLE, got {given}; give one of them")
+        for option in fields(self) if search is not None else ():
+            if getattr(self, option.name):
+                raise UserError(f"--{option.name.replace('_', '-')}: needs --trials TABLE, got SEARCH; leave it out")
+
+
+def recommend_for_table(target: str | None, options: TableOptions) -> TableRecommendation:
+    """Reads a table and answers.
+
+    Raises:
+        UserError: an option, the table or a file beside it breaks a rule.
+    """
+    assert options.trials is not None
+    setting = parse_setting(target)
+    space = read_space(options.search_space) if options.search_space else NO_SPACE
+    table = read_table(options.trials, parse_pairs("--where", options.where), space)
+    question = Question(
+        target=setting,
+        priors=options.priors or "neutral",
+        fixed=table.named(parse_numbers("--fix", options.fix), "--fix"),
+        compare=table.named(read_config(options.compare), str(options.compare)) if options.compare else None,
+    )
+    return recommend_from_table(table, question)
+
+
+def parse_setting(text: str | None) -> Setting:
+    """Reads `params=1.07e9,tokens=2e10` or the name of a preset.
+
+    Raises:
+        UserError: it is neither.
+    """
+    remedy = TARGET_REMEDY + ", ".join(PRESETS)
+    if text is None:
+        raise UserError(f"--target: required with --trials; {remedy}")
+    if text in PRESETS:
+        return Setting(params=PRESETS[text].architecture.params, tokens=PRESETS[text].tokens)
+    values = parse_numbers("--target", text.split(",")) if "=" in text else {}
+    if set(values) != {"params", "tokens"}:
+        raise UserError(
+            one_line(f"--target: must give params and tokens of a table's target, got {text}") + f"; {remedy}"
+        )
+    for key, value in values.items():
+        if not 0 < value <= MAX_COUNT:
+            raise UserError(f"--target: {key}: must be above 0 and at most {MAX_COUNT:g}, got {value:g}; correct it")
+    return Setting(**values)
+
+
+def parse_pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
+    """Reads `name=value` texts.
+
+    Raises:
+        UserError: one is something else, or a name stands twice.
+    """
+    result: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not equals or not name:
+            raise UserError(one_line(f"{option}: must be NAME=VALUE, got {text!r}") + "; write it so")
+        if name in result:
+            raise UserError(one_line(f"{option}: {name}: may stand once, got it twice") + "; remove one")
+        result[name] = value
+    return result
+
+
+def parse_numbers(option: str, texts: Sequence[str]) -> dict[str, float]:
+    """Reads `name=number` texts.
+
+    Raises:
+        UserError: one is something else, or a name stands twice.
+    """
+    return {name: _number(value, f"{option}: {name}") for name, value in parse_pairs(option, texts).items()}
+
+
+def read_config(path: Path) -> dict[str, float]:
+    """Reads a flat YAML or JSON mapping of parameters.
+
+    Raises:
+        UserError: it cannot be read, or a value is no number.
+    """
+    data = read_mapping(path, "configuration file")
+    return {str(name): _number(value, f"{path}: {name}") for name, value in data.items()}
+
+
+def _number(value: object, where: str) -> float:
+    is_number = isinstance(value, (int, float, str)) and not isinstance(value, bool)
+    try:
+        number = float(value) if is_number else float("nan")  # type: ignore[arg-type]  # which mypy cannot follow
+    except (ValueError, OverflowError):
+        number = float("nan")
+    if not isfinite(number):
+        raise UserError(one_line(f"{where}: must be a finite number, got {value!r}") + "; correct it")
+    return number
