@@ -49,7 +49,7 @@ def by_outlook(state: SearchState, proxy: int, rung: int, surface: Surface) -> I
     population = state.populations[proxy, rung]
     trials = [state.trials[trial_id] for _, _, trial_id in population]
     quota = len(population) // state.spec.scheduler.reduction_factor
-    room = quota - sum(trial.rung > rung for trial in trials)
+    room = quota - sum(trial.rung > rung and trial.trial_id not in state.condemned for trial in trials)
     waiting = [(outlook(state, surface, trial), trial) for trial in trials if _waits(trial, rung)]
     waiting.sort(key=lambda pair: (pair[0].regret, pair[1].asked.number))
     for expected, trial in waiting[: max(room, 0)]:

@@ -94,6 +94,7 @@ class SearchState:
         self._by_role: dict[tuple[int, Role], list[Trial]] = {}
         self.populations: dict[tuple[int, int], list[Ranked]] = {}  # (proxy, rung): explored trials, best first
         self.running: dict[str, Trial] = {}
+        self.condemned: set[str] = set()  # audited trials that go on though their rule would have pruned them
         self.measured: list[tuple[Trial, int]] = []  # (trial, rung), in the order of their events
         self.memo: dict[tuple[object, ...], Any] = {}  # what `hpsearch.fits` has computed from a prefix; no state
         self.prediction: Predicted | None = None
@@ -142,6 +143,8 @@ class SearchState:
             case Promoted():
                 trial = self.running[event.trial_id] = self.trials[event.trial_id]
                 trial.state, trial.rung = TrialState.RUNNING, event.rung
+                if "audited" in event.reasons:
+                    self.condemned.add(event.trial_id)
             case Predicted():
                 self.prediction = event
             case Ended():

@@ -19,6 +19,7 @@ from hpsearch.ledger import Ledger
 from hpsearch.plan import PROOF, architecture, rung_tokens, smallest_batch, trial_config, trial_flops
 from hpsearch.spec import Spec
 from hpsearch.state import SearchState
+from hpsearch.transfer.pruning import PruningReport
 from hpsearch.transfer.recommend import Recommendation
 from hpsearch.transfer.status import Status
 
@@ -255,6 +256,20 @@ def _line(state: SearchState, eta_s: float) -> Text:
     return Text(f"{share:4.0%} of {state.spec.budget_flops:.3g} FLOPs spent, {trial_counts(state)}{eta}")
 
 
+def pruning_line(pruning: PruningReport) -> str:
+    """What pruning saved, and how often it erred: as measured on audited trials, else as the surface expects."""
+    said = (
+        f"pruning: {pruning.pruned} trials, {pruning.saved_share:.0%} of the compute of running all to the end saved; "
+    )
+    if not pruning.audited:
+        return f"{said}none audited, {pruning.expected_false:.1f} of them expected to be good after all"
+    low, high = pruning.false_low90, pruning.false_high90
+    return (
+        f"{said}of {pruning.audited} audited {pruning.audited_condemned} would have been pruned, "
+        f"{pruning.audited_false} of them wrongly (90 %: {low:.0%} to {high:.0%})"
+    )
+
+
 def _recommendation_lines(recommendation: Recommendation) -> Iterator[str]:
     evidence = recommendation.evidence
     loss = f"{recommendation.predicted_loss:.3f}"
@@ -269,6 +284,7 @@ def _recommendation_lines(recommendation: Recommendation) -> Iterator[str]:
         f"noise {evidence.noise:.2%}; reach {recommendation.reach_params:,.1f}x in N, "
         f"{recommendation.reach_tokens:,.1f}x in D"
     )
+    yield pruning_line(recommendation.pruning)
     if recommendation.stability:
         yield "learning rates at which a size trains: " + "; ".join(edge.text for edge in recommendation.stability)
     for warning in recommendation.warnings:

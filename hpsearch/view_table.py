@@ -42,6 +42,21 @@ def _lines(recommendation: TableRecommendation) -> Iterator[str]:
         f"expected regret {recommendation.expected_regret:.2%}, at most {recommendation.regret_bound90:.2%} (90 %); "
         f"loss {loss.value:.3f} ({low:.3f} to {high:.3f}, 90 %)"
     )
+    stability = recommendation.stability
+    if stability is not None:
+        seen = f"{stability['diverged']} diverged" if stability["diverged"] else "none diverged, so by the prior"
+        yield (
+            f"stability: {stability['parameter']} up to {stability['largest_stable']:.3g} (90 %; {seen}), "
+            f"{stability['margin_octaves']:.1f} octaves above; chance of divergence "
+            f"{stability['chance_of_divergence']:.1%}"
+        )
+    following = recommendation.next_trial
+    if following is not None:
+        values = ", ".join(f"{name} {value:.3g}" for name, value in following.parameters.items())
+        yield (
+            f"next trial: {values} at N = {following.params:,.0f}, D = {following.tokens:.3g}; expected regret then "
+            f"{following.expected_regret_after:.2%}"
+        )
     if recommendation.compare is not None:
         yield _compared(recommendation.compare)
     yield "priors: " + _weights(recommendation.priors)

@@ -18,6 +18,7 @@ from hpsearch.state import SearchState
 from hpsearch.surface import Estimate, Surface
 from hpsearch.targets import ResolvedTarget
 from hpsearch.transfer.proof import can_predict, fit_search, proof_result
+from hpsearch.transfer.pruning import PruningReport, pruning_report
 from hpsearch.transfer.reach import is_at_edge, refusal
 from hpsearch.transfer.stability import StabilityEdge, stability_edges
 from hpsearch.transfer.status import Status, decide, drift_is_told
@@ -79,6 +80,7 @@ class Recommendation(Frozen):
     backtest: dict[str, Any] | None
     proof: dict[str, Any] | None
     stability: tuple[StabilityEdge, ...]  # of each size, smallest first
+    pruning: PruningReport
     evidence: Evidence
     warnings: tuple[str, ...]
     refused: str | None
@@ -119,6 +121,7 @@ def recommend(state: SearchState, target: ResolvedTarget) -> Recommendation:
         backtest={name: asdict(tested) for name, tested in surface.backtest.items()} or None,
         proof=asdict(proof[0]) if proof else None,
         stability=stability_edges(observations(state, proof=True)),
+        pruning=pruning_report(state, surface),
         evidence=_evidence(state, surface),
         warnings=tuple(_warnings(state, surface, target, values)),
         refused=refusal(surface, params, tokens) or None,

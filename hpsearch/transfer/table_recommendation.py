@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from hpsearch.imported_table import ImportedTable
 from hpsearch.laws import FLOPS_PER_PARAMETER_TOKEN
 from hpsearch.next_trial import Option, most_gain
+from hpsearch.stability import stability
 from hpsearch.surface import Estimate, Exponent, Priors, Surface, fit_surface
 from hpsearch.transfer.reach import EDGE_OCTAVES, is_at_edge, refusal
 from hpsearch.transfer.status import Status, decide
@@ -99,6 +100,7 @@ class TableRecommendation(Part):
     predicted_loss: PredictedLoss
     priors: dict[str, float]  # weight of each hypothesis
     backtest: dict[str, dict[str, Any]] | None
+    stability: dict[str, Any] | None  # of the recommended configuration; null where no learning rate varies
     next_trial: NextTrial | None
     assumptions: dict[str, tuple[float, float]]  # mean and sd of what was believed before any run, logs and octaves
     refused: str | None
@@ -128,6 +130,7 @@ def recommend_from_table(table: ImportedTable, question: Question) -> TableRecom
     config = {p.name: fixed[p.name] if p.name in fixed else estimates[p.name].value for p in table.parameters}
     regret = surface.expected_regret(target.params, target.tokens, config)
     loss = surface.predict_loss(target.params, target.tokens, config)
+    stable = stability(surface, target.params, target.tokens, config)
     free = {
         p.name: _recommended(surface, p, estimates[p.name], target) for p in table.parameters if p.name in estimates
     }
@@ -144,6 +147,7 @@ def recommend_from_table(table: ImportedTable, question: Question) -> TableRecom
         predicted_loss=PredictedLoss(value=loss.median, interval90=(loss.low90, loss.high90)),
         priors=dict(surface.weights),
         backtest={name: asdict(tested) for name, tested in surface.backtest.items()} or None,
+        stability=None if stable is None else asdict(stable),
         next_trial=_next_trial(surface, table, target, regret.mean),
         assumptions=surface.assumptions,
         refused=refusal(surface, target.params, target.tokens) or None,
