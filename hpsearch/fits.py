@@ -51,12 +51,12 @@ def trusted_surface(state: SearchState) -> Surface | None:
 def outlook(state: SearchState, surface: Surface, trial: Trial) -> Outlook:
     """What the surface that was fitted last expects of a trial.
 
-    Its own rungs are among what was fitted, so they are not added again.
+    Its own rungs are among what was fitted; added is only what they leave unexplained.
     """
     key = ("outlook", surface.num_observations, trial.trial_id)
     if key not in state.memo:
         params, tokens = trial.config.architecture.params, trial.asked.rungs[-1]
-        regret = surface.regret_draws(params, tokens, trial.asked.values)
+        regret = surface.trial_regret_draws(trial.trial_id, params, tokens, trial.asked.values)
         tolerance = max(state.spec.scheduler.tolerance, surface.noise_fraction)
         state.memo[key] = Outlook(float(regret.mean()), float((regret > tolerance).mean()))
     expected: Outlook = state.memo[key]

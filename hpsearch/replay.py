@@ -78,7 +78,7 @@ class Judge(Protocol):
     @property
     def noise_fraction(self) -> float: ...
 
-    def regret_draws(self, params: float, tokens: float, config: Mapping[str, float]) -> Array: ...
+    def trial_regret_draws(self, trial: str, params: float, tokens: float, config: Mapping[str, float]) -> Array: ...
 
 
 Fitter = Callable[[Sequence[Mapping[str, object]]], Judge | None]  # revealed rows -> a surface that may judge, or None
@@ -143,7 +143,7 @@ RULES: Mapping[str, Rule] = {"none": never_prune, "asha": by_rank, "surface": by
 
 def _outlook(board: Board, judge: Judge, trial: RecordedTrial) -> tuple[float, float]:
     """Expected regret at the full budget, and the probability that it exceeds the tolerance."""
-    regret = judge.regret_draws(board.proxy.params, board.proxy.full_tokens, trial.values)
+    regret = judge.trial_regret_draws(trial.trial, board.proxy.params, board.proxy.full_tokens, trial.values)
     tolerance = max(board.settings.tolerance, judge.noise_fraction)
     return float(regret.mean()), float((regret > tolerance).mean())
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from types import MappingProxyType
 from typing import Literal
 
@@ -24,9 +25,9 @@ from hpsearch.surface_answers import (
     Sensitivity,
 )
 from hpsearch.surface_data import Sweep, read_sweep
-from hpsearch.surface_fit import Fit, fit_sweep
+from hpsearch.surface_fit import RUNG_CORRELATION, Fit, fit_sweep
 from hpsearch.surface_hypotheses import BLIND, Hypothesis, weigh_laws
-from hpsearch.surface_model import Array, bowl, settle
+from hpsearch.surface_model import Array, bowl, row_loss, settle
 from hpsearch.surface_posterior import Bowls, Posterior, draw_posterior
 from search_spaces.parameter import Parameter
 
@@ -150,6 +151,25 @@ class Surface:
         """Draws (K,) of the fraction of the loss that a configuration costs at a setting."""
         bowls = self.bowls(params, tokens)
         return self._regret(bowls, self._offsets(bowls, config))
+
+    @cached_property
+    def trial_effects(self) -> Mapping[str, float]:
+        """By trial, the relative loss by which it is expected to stay above its place on the surface, at any rung.
+
+        What its measurements leave unexplained, shrunk: the rungs of a trial go together (`RUNG_CORRELATION`). Its
+        measurements have also drawn the surface; this is what is left over, so none counts twice.
+        """
+        sweep, good = self.sweep, self.fit.problem.good
+        left = (sweep.log_loss - row_loss(sweep.layout.unpack(self.fit.vector), sweep.rows, sweep.form))[good]
+        count, total = (
+            np.bincount(sweep.trial_of[good], weights, len(sweep.trials)) for weights in (np.ones(len(left)), left)
+        )
+        effect = RUNG_CORRELATION * total / (1.0 + np.maximum(count - 1.0, 0.0) * RUNG_CORRELATION)
+        return dict(zip(sweep.trials, effect.tolist(), strict=True))
+
+    def trial_regret_draws(self, trial: str, params: float, tokens: float, config: Mapping[str, float]) -> Array:
+        """Draws (K,) of the regret of a trial of the fit at a setting, its own effect included; may be below 0."""
+        return self.regret_draws(params, tokens, config) + self.trial_effects.get(trial, 0.0)
 
     def predict_loss(self, params: float, tokens: float, config: Mapping[str, float]) -> Prediction:
         """The loss of one run with a configuration."""

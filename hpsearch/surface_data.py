@@ -31,7 +31,8 @@ class Sweep:
     rows: Rows
     log_loss: Array  # (R,) ln loss minus its origin
     diverged: NDArray[np.bool_]  # (R,)
-    trial_of: Indices  # (R,)
+    trials: tuple[str, ...]  # their names
+    trial_of: Indices  # (R,) index of the row's trial among them
     repeat_of: Indices  # (R,) rows that differ in seed only share a number
 
     @property
@@ -64,6 +65,7 @@ def read_sweep(observations: pd.DataFrame, parameters: Sequence[Parameter]) -> S
     origin = np.log2(settings).mean(axis=0)
     offsets = np.log2(settings)[setting_of] - origin
     repeat_of: Indices = np.asarray(table.groupby(["params", "tokens", *names], sort=True).ngroup(), np.int64)
+    trial_of, trials = pd.factorize(table["trial"])
     diverged = ~np.isfinite(loss)
     worst = float(np.log(loss[~diverged].max()))
     coordinates = _coordinates(table, parameters)
@@ -88,7 +90,8 @@ def read_sweep(observations: pd.DataFrame, parameters: Sequence[Parameter]) -> S
         log_loss=np.where(diverged, worst + DIVERGED_OCTAVES * np.log(2), np.log(np.where(diverged, 1.0, loss)))
         - loss_origin,
         diverged=diverged,
-        trial_of=np.asarray(pd.factorize(table["trial"])[0], np.int64),
+        trials=tuple(str(name) for name in trials),
+        trial_of=np.asarray(trial_of, np.int64),
         repeat_of=repeat_of,
     )
 

@@ -66,4 +66,5 @@ def _best(state: SearchState, trial: Trial) -> float:
 def _chance_good(surface: Surface, trial: Trial, tolerance: float) -> float:
     """Probability that a pruned trial would have ended within the tolerance of the best."""
     params, tokens = trial.config.architecture.params, trial.asked.rungs[-1]
-    return float((surface.regret_draws(params, tokens, trial.asked.values) <= tolerance).mean())
+    regret = surface.trial_regret_draws(trial.trial_id, params, tokens, trial.asked.values)
+    return float((regret <= tolerance).mean())

@@ -168,7 +168,8 @@ def test_an_incumbent_is_the_best_at_the_highest_rung(tmp_path: Path) -> None:
 
 def test_who_diverged_at_a_later_rung_is_no_incumbent(tmp_path: Path) -> None:
     """The best of the first rung goes on and diverges: the second best stands for the proxy."""
-    conductor = begin(tmp_path, spec_of(ladder=LADDER[1:], scheduler={"name": "asha", "rung_ratios": [1.0, 3.0]}, repeats=1))
+    rungs = {"name": "asha", "rung_ratios": [1.0, 3.0]}
+    conductor = begin(tmp_path, spec_of(ladder=LADDER[1:], scheduler=rungs, repeats=1))
     for loss in (2.0, 1.0, 3.0, inf):
         decision = conductor.decide()
         assert isinstance(decision, (Asked, Promoted))

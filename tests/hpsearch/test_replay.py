@@ -83,7 +83,7 @@ def value(report: ReplayReport, scheduler: str, name: str) -> float:
 def test_the_surface_keeps_winners_that_an_early_rank_prunes(compared: ReplayReport) -> None:
     assert any(run.num_judged for run in compared.schedulers["surface"].runs)
     assert value(compared, "asha", "regret") > 0.003
-    assert value(compared, "surface", "regret") < 0.5 * value(compared, "asha", "regret")
+    assert value(compared, "surface", "regret") < 0.7 * value(compared, "asha", "regret")
     assert value(compared, "surface", "false_prunes") < value(compared, "asha", "false_prunes")
     assert value(compared, "surface", "saved") > 0.3
 
@@ -166,7 +166,7 @@ class Oracle:
 
     noise_fraction: float = 0.0
 
-    def regret_draws(self, params: float, tokens: float, config: Any) -> Array:
+    def trial_regret_draws(self, trial: str, params: float, tokens: float, config: Any) -> Array:
         assert (params, tokens) == (100.0, 900.0)
         return np.array([config["learning_rate"]])
 

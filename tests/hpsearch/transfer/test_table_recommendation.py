@@ -183,7 +183,7 @@ def test_the_command_prints_the_whole_schema(
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert set(found) == {
         *("target", "parameters", "expected_regret", "regret_bound90", "exponents", "compare", "predicted_loss"),
-        *("priors", "backtest", "next_trial", "assumptions", "refused", "warnings"),
+        *("priors", "backtest", "stability", "next_trial", "assumptions", "refused", "warnings"),
     }
     assert found["target"] == {"params": 8e6, "tokens": 1.6e8}
     assert set(found["parameters"]) == {"lr", "batch_size"}
