@@ -79,9 +79,10 @@ class Knowledge:
     def after(self, setting: Setting, coordinates: Array) -> Knowledge:
         """What will be known once a trial (P,) that still runs is measured."""
         gradients, variance = self.gradients(setting, coordinates[None])
-        gradient, noise = gradients[:, 0].mean(axis=0), float(variance.mean())
-        moved = self.covariance @ gradient
-        return replace(self, covariance=self.covariance - np.outer(moved, moved) / (gradient @ moved + noise))
+        moved = gradients[:, 0] @ self.covariance  # (M, Q)
+        spread = (moved * gradients[:, 0]).sum(axis=1) + variance[:, 0]
+        fall = (moved / spread[:, None]).T @ moved / len(moved)  # the mean over the draws, whose gradients may cancel
+        return replace(self, covariance=self.covariance - fall)
 
     def _rows(self, setting: Setting, coordinates: Array) -> Rows:
         sweep, count = self.posterior.sweep, len(coordinates)

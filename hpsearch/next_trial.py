@@ -99,7 +99,7 @@ def two_level_signs(count: int) -> Array:
 
     Source: Plackett and Burman 1946, by the columns of a Hadamard matrix.
     """
-    size = 4 if count < 4 else 2 ** int(np.ceil(np.log2(count + 1)))
+    size = 2 if count == 1 else 4 if count < 4 else 2 ** int(np.ceil(np.log2(count + 1)))
     return np.asarray(hadamard(size)[:, 1 : count + 1], np.float64)
 
 

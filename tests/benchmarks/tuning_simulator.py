@@ -252,7 +252,7 @@ def read_options() -> Options:
     parser.add_argument("--our-horizon", type=float, default=6.0, help="full runs of ours, of hundreds of cheap ones")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("-o", "--output", type=Path, default=Path("tuning_simulator.svg"))
+    parser.add_argument("-o", "--output", type=Path, help="picture to write")
     read = parser.parse_args()
     known = TUNERS[read.track]
     tuners = tuple(read.tuners.split(",")) if read.tuners else known
@@ -270,7 +270,8 @@ def main() -> None:
         print(f"{DENSE_TABLE} is absent: the tuning simulator is made from it, and there is nothing to do without it")
         return
     outcomes = play_all(options)
-    draw(options.output, outcomes, options)
+    if options.output:
+        draw(options.output, outcomes, options)
     if options.json:
         print(json.dumps({"summary": summary(outcomes, options), "outcomes": [asdict(o) for o in outcomes]}, indent=2))
         return
