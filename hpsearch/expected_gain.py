@@ -122,8 +122,9 @@ def _knowledge(posterior: Posterior, settings: Sequence[Setting], target: Settin
 
 
 def _some_draws(posterior: Posterior) -> list[Unknowns]:
-    """A few draws, antithetic ones in pairs."""
-    unknowns = posterior.unknowns
+    """A few draws, in antithetic pairs; the floor's law as fitted, as only along its tangent there it is known."""
+    floor = posterior.sweep.layout.unpack(posterior.fit.vector).floor
+    unknowns = replace(posterior.unknowns, floor=np.broadcast_to(floor, posterior.unknowns.floor.shape))
     half = len(unknowns.level) // 2
     chosen = [i + side for i in range(min(half, NUM_GRADIENTS // 2)) for side in (0, half)]
     return [_draw(unknowns, i) for i in chosen]

@@ -25,6 +25,7 @@ NUM_GOOD = 4  # runs within the good excess that say where the valley is
 GOOD_EXCESS, GOOD_IN_NOISE = 0.03, 3.0
 MAX_VALLEY_TRIALS = 8  # draws, after which the closed form decides with what there is
 CANDIDATE_EXCESSES = (0.001, 0.004, 0.01, 0.018)  # relative loss at which candidates lie around the optimum
+SAME_OCTAVES = 0.05  # within which two trials are one
 NUM_RETREATS = 64  # points among which a retreat looks for room
 MAX_OFFSET = 2.5  # candidates lie no further from the optimum: there the bowl is not known to hold
 
@@ -146,13 +147,18 @@ def most_gain(
     for coordinates, option in pending:
         known = [view.after(option.setting, coordinates) for view in known]
     weights = [hypothesis.weight for hypothesis in surface.hypotheses]
-    proposals = [_best_at(surface, list(zip(known, weights, strict=True)), option, box) for option in options]
+    views = list(zip(known, weights, strict=True))
+    proposals = [
+        _best_at(
+            views, option, _candidates(surface, option, box, [c for c, o in pending if o.setting == option.setting])
+        )
+        for option in options
+    ]
     return max(proposals, key=lambda proposal: proposal.gain / proposal.option.flops)
 
 
-def _best_at(surface: Surface, known: Sequence[tuple[Knowledge, float]], option: Option, box: Array) -> Proposal:
+def _best_at(known: Sequence[tuple[Knowledge, float]], option: Option, candidates: Array) -> Proposal:
     """The best trial at a setting, alone or as the first of two, whichever gains more a trial."""
-    candidates = _candidates(surface, option, box)
     alone, both = np.zeros(len(candidates)), np.zeros((len(candidates), len(candidates)))
     for view, weight in known:
         gradients, variance = view.gradients(option.setting, candidates)
@@ -160,11 +166,16 @@ def _best_at(surface: Surface, known: Sequence[tuple[Knowledge, float]], option:
         both += weight * view.pair_gains(gradients, variance)
     first = int(np.argmax(np.maximum(alone, both.max(axis=1) / 2.0)))
     gain = float(max(alone[first], both[first].max() / 2.0))
-    return Proposal(candidates[first], option, "gain", gain)
+    partner = int(np.argmax(both[first]))
+    chosen = partner if alone[partner] > alone[first] else first  # of the two, the one that tells more by itself
+    return Proposal(candidates[chosen], option, "gain", gain)
 
 
-def _candidates(surface: Surface, option: Option, box: Array) -> Array:
-    """Points (C, P) around the optimum of a setting, along each axis and each diagonal of a two-level design."""
+def _candidates(surface: Surface, option: Option, box: Array, running: Sequence[Array]) -> Array:
+    """Points (C, P) around the optimum of a setting, along each axis and each diagonal of a two-level design.
+
+    Those where a trial runs already are left out, unless that is all of them.
+    """
     bowls = surface.bowls(*option.setting)
     center = np.median(bowls.center, axis=0)
     curvature = np.exp(np.median(bowls.shape[0], axis=0))
@@ -173,4 +184,6 @@ def _candidates(surface: Surface, option: Option, box: Array) -> Array:
     corners = np.vstack([corners, -corners]) / np.sqrt(len(box))
     steps = np.vstack([np.sqrt(excess) * np.vstack([axes, corners]) for excess in CANDIDATE_EXCESSES])
     offsets = np.clip(steps / np.sqrt(curvature), -MAX_OFFSET, MAX_OFFSET)
-    return np.unique(np.clip(np.vstack([center, center + offsets]), *box.T), axis=0)
+    points = np.unique(np.clip(np.vstack([center, center + offsets]), *box.T), axis=0)
+    free = [all(np.abs(point - other).max() > SAME_OCTAVES for other in running) for point in points]
+    return points[free] if any(free) else points

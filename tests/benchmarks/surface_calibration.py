@@ -126,10 +126,12 @@ def summarize(draws: Sequence[Sequence[Answer]]) -> Summary:
 
     regret, bound = column(lambda answer: answer.regret), column(lambda answer: answer.bound)
     held = (regret <= bound).astype(np.float64)
-    covered, width, score = (
-        {name: column(lambda answer, part=part, i=i: getattr(answer, part)[i]) for i, name in enumerate(NAMES)}
-        for part in ("covered", "width", "score")
-    )
+
+    def by_name(part: str) -> dict[str, Array]:
+        table = np.array([[getattr(answer, part) for answer in answers] for answers in draws], np.float64)
+        return {name: table[..., i] for i, name in enumerate(NAMES)}
+
+    covered, width, score = (by_name(part) for part in ("covered", "width", "score"))
     return Summary(
         count=regret.size,
         regret=mean(regret.mean(axis=1)),

@@ -25,7 +25,8 @@ def runs_of(
     settings: tuple[tuple[float, float], ...] = SETTINGS, rate_factor: float = 1.0, names: tuple[str, str] = NAMES
 ) -> pd.DataFrame:
     """A sweep of a family whose optimum is Step Law's, times a factor of the rate."""
-    rng, rows = np.random.default_rng(5), []
+    rng = np.random.default_rng(5)
+    rows: list[dict[str, float]] = []
     for params, tokens in settings:
         for _ in range(NUM_RUNS):
             rate, batch = rng.uniform(-2, 2, 2).tolist()
