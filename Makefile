@@ -33,7 +33,7 @@ lint: $(VENV)/installed ## ruff and mypy
 check: lint test ## everything: lint, tests, and the slow tests (README commands, quickstart, kills)
 	$(BIN)/python -m pytest -m slow
 
-benchmark: $(VENV)/installed ## the figures of the README, measured again (about half an hour)
+benchmark: $(VENV)/installed ## the figures of the README, measured again (about an hour)
 	$(BIN)/python -m tests.benchmarks.unswept_size
 	$(BIN)/python -m tests.benchmarks.help_time
 	$(BIN)/python -m tests.benchmarks.stack_throughput
@@ -41,6 +41,11 @@ benchmark: $(VENV)/installed ## the figures of the README, measured again (about
 	$(BIN)/python -m tests.benchmarks.width_transfer
 	$(BIN)/python -m tests.benchmarks.anneal
 	$(BIN)/python -m tests.benchmarks.memory_model
+	$(BIN)/python -m tests.benchmarks.surface_transfer
+	$(BIN)/python -m tests.benchmarks.surface_calibration
+	$(BIN)/python -m tests.benchmarks.tuning_simulator --track one_size
+	$(BIN)/python -m tests.benchmarks.tuning_simulator --track small_to_large
+	$(BIN)/python -m tests.benchmarks.pruning
 
 .venv-models/installed: tests/verify_models/requirements.txt constraints.txt
 	$(PYTHON) -m venv .venv-models
