@@ -71,10 +71,10 @@ class Start(Message):
 
 
 class Ask(Message):
-    """What to run next, with so many FLOPs left."""
+    """What to run next, with so many FLOPs left; without end where it says none."""
 
     type: Literal["ask"]
-    remaining: float = math.inf
+    remaining: float | None = None
 
 
 class Tell(Message):
@@ -244,7 +244,7 @@ def _answers(search: AskTell, message: Ask | Tell | Recommend) -> Any:
     if isinstance(message, Tell):
         search.tell(message.config, message.loss)
     elif isinstance(message, Ask):
-        config = search.ask(message.remaining)
+        config = search.ask(math.inf if message.remaining is None else message.remaining)
         yield {"type": "done"} if config is None else {"type": "config", "config": config}
     else:
         config, bound = search.recommend(message.target)
