@@ -6,7 +6,7 @@ The caller says where a run is possible and what it costs; each ask is a pure fu
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -19,7 +19,7 @@ from hpsearch.next_trial import Option, next_trial
 from hpsearch.surface import Priors, Surface, fit_surface
 from hpsearch.surface_model import Array
 from search_spaces.errors import UserError
-from search_spaces.parameter import Parameter, Scale
+from search_spaces.parameter import Parameter, Scale, SearchSpace
 
 DIVERGED_FACTOR = 10.0  # a loss so many times the best is a diverged run
 RESERVED = {"N", "D", "parent"}  # keys of a configuration that are no parameters
@@ -128,7 +128,8 @@ class AskTell:
         )
         self._num_asked += 1
         self._pending.append((proposal.coordinates, proposal.option))
-        return {**self._values(proposal.coordinates), "N": proposal.option.params, "D": proposal.option.tokens}
+        values = SearchSpace(self.parameters).at(proposal.coordinates.tolist())
+        return {**values, "N": proposal.option.params, "D": proposal.option.tokens}
 
     def tell(self, config: Mapping[str, float], loss: float | None) -> None:
         """Takes the result of a run in; the oldest pending run that is nearest to it is no longer pending.
@@ -174,10 +175,6 @@ class AskTell:
         rows = [[p.coordinate(row[p.name]) for p in self.parameters] for row in self._told]
         return np.array(rows, np.float64).reshape(len(rows), len(self.parameters))
 
-    def _values(self, coordinates: Array) -> dict[str, float]:
-        pairs = zip(self.parameters, coordinates.tolist(), strict=True)
-        return {parameter.name: parameter.nearest(parameter.value(x)) for parameter, x in pairs}
-
     def _settle(self, coordinates: Array) -> None:
         distances = [float(np.abs(coordinates - pending).sum()) for pending, _ in self._pending]
         if distances:
@@ -218,7 +215,7 @@ def read_message(line: str, number: int) -> Start | Ask | Tell | Recommend | Sto
     return message
 
 
-def converse(lines: Sequence[str] | Any, priors: Priors) -> Any:
+def converse(lines: Iterable[str], priors: Priors) -> Iterator[dict[str, Any]]:
     """Answers of the dialogue, one a message that has one, until `stop` or the end.
 
     Raises:
@@ -240,7 +237,7 @@ def converse(lines: Sequence[str] | Any, priors: Priors) -> Any:
             yield from _answers(search, message)
 
 
-def _answers(search: AskTell, message: Ask | Tell | Recommend) -> Any:
+def _answers(search: AskTell, message: Ask | Tell | Recommend) -> Iterator[dict[str, Any]]:
     if isinstance(message, Tell):
         search.tell(message.config, message.loss)
     elif isinstance(message, Ask):

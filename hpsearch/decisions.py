@@ -101,8 +101,7 @@ def _promised_flops(state: SearchState) -> int:
     )
     if spec.proof is not None:
         unasked += cost[PROOF] * (spec.proof.trials - len(state.of(PROOF, Role.PROOF)))
-    audited = [trial for trial in state.explored if trial.is_audited]
-    begun = [trial for trial in [*state.never_pruned, *audited] if trial.is_live]
+    begun = [trial for trial in [*state.never_pruned, *state.audited] if trial.is_live]
     running = sum(trial.flops_of(trial.rung) for trial in begun if trial.state is TrialState.RUNNING)
     return unasked + sum(trial.remaining_flops for trial in begun) - running
 
@@ -123,7 +122,7 @@ def is_audited(state: SearchState) -> bool:
     if count < MIN_AUDITS:
         return False
     chosen = np.random.default_rng([spec.seed, AUDIT_STREAM]).choice(total, count, replace=False)
-    return len(state.explored) in chosen
+    return state.num_explored in chosen
 
 
 def _repeats(state: SearchState, proxies: Iterable[int]) -> Iterator[Asked]:

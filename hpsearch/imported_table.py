@@ -18,17 +18,16 @@ from hpsearch.table_parameters import (
     ParameterColumns,
     SpaceFile,
     as_parameter,
-    known_name,
     parameter_columns,
 )
 from search_spaces.errors import UserError, one_line
-from search_spaces.parameter import Parameter
+from search_spaces.parameter import Parameter, known_name
 
 Array = NDArray[np.float64]
 
 REQUIRED = ("params", "tokens", "loss")
 MIN_FINITE_LOSSES = 5
-MAX_COUNT = 1e30  # of parameters and tokens; no run comes near
+MAX_COUNT = 1e30  # of parameters and tokens; no run or target comes near
 COLLINEAR = 0.98  # correlation of log N and log D over settings above which their drifts cannot be told apart
 EVERY_ROW: Mapping[str, str] = MappingProxyType({})
 

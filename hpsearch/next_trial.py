@@ -17,7 +17,7 @@ from scipy.linalg import hadamard
 
 from hpsearch.expected_gain import Knowledge, Setting, knowledge
 from hpsearch.surface import Surface
-from hpsearch.surface_model import Array, form_of
+from hpsearch.surface_model import Array, form_of, row_offsets
 from search_spaces.parameter import Parameter
 
 PATTERN_SHARE = 0.25  # of a parameter's range, on both sides of its middle
@@ -115,9 +115,7 @@ def valley_found(surface: Surface) -> bool:
 def trusted(surface: Surface) -> bool:
     """Whether each parameter is bracketed: good or bad, runs lie on both sides of its optimum at two settings."""
     sweep = surface.sweep
-    unknowns = sweep.layout.unpack(surface.fit.vector)
-    center = sweep.rows.basis @ unknowns.drift.T + sweep.rows.setting_of @ unknowns.scatter
-    offsets = np.where(sweep.rows.active > 0, sweep.rows.coordinates - center, 0.0)
+    offsets = row_offsets(sweep.layout.unpack(surface.fit.vector), sweep.rows)
     below, above = (sweep.rows.setting_of.T @ side > 0 for side in ((offsets < 0) * 1.0, (offsets > 0) * 1.0))
     return bool(((below & above).sum(axis=0) >= 2).all())
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from math import isfinite
 from pathlib import Path
 
-from hpsearch.imported_table import read_table
+from hpsearch.imported_table import MAX_COUNT, read_table
 from hpsearch.presets import PRESETS
 from hpsearch.strict_yaml import read_mapping
 from hpsearch.surface import Priors
@@ -15,7 +15,6 @@ from hpsearch.table_parameters import NO_SPACE, read_space
 from hpsearch.transfer.table_recommendation import Question, Setting, TableRecommendation, recommend_from_table
 from search_spaces.errors import UserError, one_line
 
-MAX_COUNT = 1e30  # of parameters and tokens; no target comes near
 TARGET_REMEDY = "use params=1.07e9,tokens=2e10 (params: non-embedding), or one of "
 
 

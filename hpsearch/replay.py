@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from hpsearch.fits import Outlook, judged
 from hpsearch.next_trial import trusted
 from hpsearch.rungs import SURELY_BAD
 from hpsearch.surface import EXCESS_CAP, fit_surface
@@ -133,19 +134,17 @@ def by_surface(board: Board, rung: int) -> list[RecordedTrial]:
     population = board.population(rung)
     room = len(population) // board.settings.reduction_factor
     room -= sum(board.rung_of[trial.trial] > rung for trial in population)
-    waiting = [(*_outlook(board, board.judge, trial), trial) for trial in board.arrived if board.waits(trial, rung)]
-    waiting.sort(key=lambda row: row[0])
-    return [trial for _, bad, trial in waiting[: max(room, 0)] if bad < SURELY_BAD]
+    waiting = [(_outlook(board, board.judge, trial), trial) for trial in board.arrived if board.waits(trial, rung)]
+    waiting.sort(key=lambda pair: pair[0].regret)
+    return [trial for expected, trial in waiting[: max(room, 0)] if expected.probability_bad < SURELY_BAD]
 
 
 RULES: Mapping[str, Rule] = {"none": never_prune, "asha": by_rank, "surface": by_surface}
 
 
-def _outlook(board: Board, judge: Judge, trial: RecordedTrial) -> tuple[float, float]:
-    """Expected regret at the full budget, and the probability that it exceeds the tolerance."""
+def _outlook(board: Board, judge: Judge, trial: RecordedTrial) -> Outlook:
     regret = judge.trial_regret_draws(trial.trial, board.proxy.params, board.proxy.full_tokens, trial.values)
-    tolerance = max(board.settings.tolerance, judge.noise_fraction)
-    return float(regret.mean()), float((regret > tolerance).mean())
+    return judged(judge, regret, board.settings.tolerance)
 
 
 def no_surface(revealed: Sequence[Mapping[str, object]]) -> Judge | None:

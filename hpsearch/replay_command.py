@@ -15,6 +15,7 @@ import pandas as pd
 from hpsearch.events import Role
 from hpsearch.folder import find_search
 from hpsearch.imported_table import read_table
+from hpsearch.laws import FLOPS_PER_PARAMETER_TOKEN
 from hpsearch.replay import RULES, RecordedProxy, RecordedTrial, RuleSettings
 from hpsearch.replay_report import Metric, Question, Recording, ReplayReport, replay
 from hpsearch.table_file import TableFile, keep, read_file
@@ -121,7 +122,7 @@ def _trial(rows: pd.DataFrame, names: Sequence[str], metric: Metric, recorded: b
     diverged = rows["loss"].isna().to_numpy()
     rows = rows.iloc[: int(np.argmax(diverged)) + 1] if diverged.any() else rows
     tokens = rows["tokens"].to_numpy(np.float64)
-    computed = 6.0 * rows["params"].to_numpy(np.float64) * np.diff(tokens, prepend=0.0)
+    computed = FLOPS_PER_PARAMETER_TOKEN * rows["params"].to_numpy(np.float64) * np.diff(tokens, prepend=0.0)
     flops = rows["flops"].to_numpy(np.float64) if recorded else computed
     first = rows.iloc[0]
     return RecordedTrial(

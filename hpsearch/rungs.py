@@ -66,8 +66,8 @@ def never_pruned(state: SearchState) -> Iterator[Promoted]:
 
 def audits(state: SearchState, proxies: list[int]) -> Iterator[Promoted]:
     """Audited trials that these proxies' rules would leave where they are; they go on all the same."""
-    for trial in state.explored:
-        if trial.is_audited and trial.asked.proxy in proxies and trial.state is TrialState.PAUSED:
+    for trial in state.audited:
+        if trial.asked.proxy in proxies and trial.state is TrialState.PAUSED:
             surface = trusted_surface(state) if state.spec.scheduler.name == "surface" else None
             reasons = {} if surface is None else _told(state, trial, surface)
             yield _promotion(trial, {**reasons, "audited": 1.0})

@@ -98,8 +98,7 @@ def _from_surface(state: SearchState, proxy: int, explored: int) -> Proposed:
         point = _sobol_point(len(parameters), explored, [state.spec.seed, proxy])
         return Proposed(SearchSpace(parameters).from_unit(point), {})
     proposal = _most_gain(state, surface, proxy)
-    pairs = zip(parameters, proposal.coordinates.tolist(), strict=True)
-    values = {parameter.name: parameter.nearest(parameter.value(x)) for parameter, x in pairs}
+    values = SearchSpace(parameters).at(proposal.coordinates.tolist())
     return Proposed(values, {"expected_gain": proposal.gain, "observations": float(surface.num_observations)})
 
 
@@ -120,7 +119,8 @@ def _most_gain(state: SearchState, surface: Surface, proxy: int) -> Proposal:
 
 def _middle(state: SearchState) -> dict[str, float]:
     """The middle of the space, whose cost stands for that of a trial."""
-    return {p.name: p.nearest(p.value(sum(p.bounds) / 2)) for p in state.spec.parameters}
+    parameters = state.spec.parameters
+    return SearchSpace(parameters).at([sum(parameter.bounds) / 2 for parameter in parameters])
 
 
 def _coordinates(state: SearchState, trial: Trial) -> Array:
@@ -161,9 +161,7 @@ def _optuna(state: SearchState, proxy: int, number: int) -> dict[str, float]:
     study = optuna.create_study(sampler=sampler)
     study.add_trials([_frozen(trial, parameters, distributions) for trial in state.of(proxy, Role.EXPLORE)])
     asked = study.ask({**distributions})
-    return {
-        parameter.name: parameter.nearest(parameter.value(asked.params[parameter.name])) for parameter in parameters
-    }
+    return SearchSpace(parameters).at([asked.params[parameter.name] for parameter in parameters])
 
 
 def _optuna_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:

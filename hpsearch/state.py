@@ -94,6 +94,7 @@ class SearchState:
         self._by_role: dict[tuple[int, Role], list[Trial]] = {}
         self.populations: dict[tuple[int, int], list[Ranked]] = {}  # (proxy, rung): explored trials, best first
         self.running: dict[str, Trial] = {}
+        self.audited: list[Trial] = []  # in the order in which they were asked
         self.condemned: set[str] = set()  # audited trials that go on though their rule would have pruned them
         self.measured: list[tuple[Trial, int]] = []  # (trial, rung), in the order of their events
         self.memo: dict[tuple[object, ...], Any] = {}  # what `hpsearch.fits` has computed from a prefix; no state
@@ -118,6 +119,11 @@ class SearchState:
         return [trial for (_, role), trials in self._by_role.items() if role is Role.EXPLORE for trial in trials]
 
     @property
+    def num_explored(self) -> int:
+        """Trials asked to explore, of all proxies."""
+        return sum(len(trials) for (_, role), trials in self._by_role.items() if role is Role.EXPLORE)
+
+    @property
     def reserved_flops(self) -> int:
         """What running segments will cost."""
         return sum(trial.flops_of(trial.rung) for trial in self.running.values())
@@ -136,6 +142,8 @@ class SearchState:
                 trial = Trial(event, TrialConfig.from_dict(event.config))
                 self.trials[event.trial_id] = self.running[event.trial_id] = trial
                 self._by_role.setdefault((event.proxy, event.role), []).append(trial)
+                if trial.is_audited:
+                    self.audited.append(trial)
             case Measured():
                 self._measure(event)
             case Judged():

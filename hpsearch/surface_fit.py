@@ -161,9 +161,11 @@ def crowding(sweep: Sweep, rows: NDArray[np.bool_]) -> Array:
     of it than one. Each of n runs with the variance s^2 + n m^2 adds up to the information of their mean, m being
     the misfit they share.
     """
-    near = nearness(sweep.rows.coordinates[rows], sweep.rows.coordinates[rows])
-    setting = sweep.rows.setting_of[rows]
-    return np.asarray((near * (setting @ setting.T)).sum(axis=1))
+    coordinates, count = sweep.rows.coordinates[rows], np.zeros(int(rows.sum()))
+    for setting in sweep.rows.setting_of[rows].T:  # one after the other: all pairs of a large table fill the memory
+        here = setting > 0
+        count[here] = nearness(coordinates[here], coordinates[here]).sum(axis=1)
+    return count
 
 
 def nearness(points: Array, others: Array) -> Array:

@@ -76,8 +76,13 @@ def bowl(offsets: Array, log_curvature: Array, asymmetry: Array, ridge: Array, f
     Returns:
         (...) sum over parameters of k u^2, with u = offset - ridge x driver's offset.
     """
-    along = offsets - np.expand_dims(ridge, -1) * (offsets @ form.coupling)
+    along = off_ridge(offsets, ridge, form)
     return np.asarray(np.sum(side_curvature(along, log_curvature, asymmetry, form) * along**2, axis=-1))
+
+
+def off_ridge(offsets: Array, ridge: Array, form: Form) -> Array:
+    """Offsets (..., P) counted from the ridge on which a coupled parameter follows its driver."""
+    return np.asarray(offsets - np.expand_dims(ridge, -1) * (offsets @ form.coupling))
 
 
 def side_curvature(along: Array, log_curvature: Array, asymmetry: Array, form: Form) -> Array:
@@ -220,7 +225,7 @@ def row_loss_jacobian(unknowns: Unknowns, rows: Rows, form: Form) -> Array:
     driven = offsets @ form.coupling
     tokens = rows.basis[:, 2, None]
     log_curvature, asymmetry, ridge = shape_at(unknowns, rows.basis[:, 2])
-    along = offsets - ridge[:, None] * driven
+    along = off_ridge(offsets, ridge, form)
     curvature = side_curvature(along, log_curvature, asymmetry, form)
     slope = 2.0 * curvature * along  # by `along`
     by_center = -rows.active * (slope - ridge[:, None] * (slope @ form.coupling.T))  # (R, P)

@@ -16,7 +16,7 @@ from hpsearch.domains import SEARCHABLE
 from hpsearch.strict_yaml import read_mapping
 from hpsearch.table_file import TableFile, is_empty
 from search_spaces.errors import UserError, one_line
-from search_spaces.parameter import ALIASES, Parameter, Scale
+from search_spaces.parameter import ALIASES, Parameter, Scale, known_name
 
 Array = NDArray[np.float64]
 
@@ -64,11 +64,6 @@ class ParameterColumns:
 
     values: Mapping[str, Array]  # by column: those that vary
     constant: tuple[str, ...]
-
-
-def known_name(column: str) -> str:
-    """What we call the parameter that a column holds."""
-    return ALIASES.get(column, column)
 
 
 def read_space(path: Path) -> SpaceFile:

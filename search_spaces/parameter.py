@@ -7,6 +7,7 @@ of two), the unit in which losses form a bowl; one notch is one octave.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -23,6 +24,11 @@ class Scale(StrEnum):
 
 ALIASES = {"lr": "learning_rate", "bs": "batch_sequences", "batch_size": "batch_sequences"}
 LINEAR_OCTAVES = 4.0  # a linear range counts as this many notches
+
+
+def known_name(name: str) -> str:
+    """What this project calls the parameter of a table's column, or of a caller."""
+    return ALIASES.get(name, name)
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ class Parameter:
     @property
     def known_name(self) -> str:
         """What this project calls it; a table or a caller may have another name for it."""
-        return ALIASES.get(self.name, self.name)
+        return known_name(self.name)
 
     def __post_init__(self) -> None:
         assert self.low < self.high, f"{self.name}: {self.low=} {self.high=}"
@@ -106,6 +112,10 @@ class SearchSpace:
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(parameter.name for parameter in self.parameters)
+
+    def at(self, octaves: Sequence[float]) -> dict[str, float]:
+        """The allowed configuration that is nearest to a point of coordinates."""
+        return {p.name: p.nearest(p.value(float(x))) for p, x in zip(self.parameters, octaves, strict=True)}
 
     def from_unit(self, point: tuple[float, ...]) -> dict[str, float]:
         """A point of the unit cube -> a configuration, through each parameter's prior."""

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from scipy.stats import binomtest
 
 from hpsearch.events import TrialState
+from hpsearch.fits import effective_tolerance, outlook_of
 from hpsearch.state import SearchState, Trial
 from hpsearch.surface import Surface
 
@@ -35,11 +36,12 @@ class PruningReport(BaseModel):
 
 def pruning_report(state: SearchState, surface: Surface) -> PruningReport:
     """The report of a search as it stands, given the surface of all its trials."""
-    tolerance = max(state.spec.scheduler.tolerance, surface.noise_fraction)
+    asked = state.spec.scheduler.tolerance
+    tolerance = effective_tolerance(surface, asked)
     pruned = [trial for trial in state.explored if trial.state in (TrialState.PRUNED, TrialState.PAUSED)]
     saved = sum(trial.remaining_flops for trial in pruned)
     whole = sum(sum(trial.flops_of(rung) for rung in range(len(trial.asked.rungs))) for trial in state.explored)
-    audited = [trial for trial in state.explored if trial.is_audited and trial.is_last_rung]
+    audited = [trial for trial in state.audited if trial.is_last_rung]
     condemned = [trial for trial in audited if trial.trial_id in state.condemned]
     false = [trial for trial in condemned if trial.loss <= _best(state, trial) * (1.0 + tolerance)]
     interval = binomtest(len(false), len(condemned)).proportion_ci(0.9) if condemned else None
@@ -53,7 +55,7 @@ def pruning_report(state: SearchState, surface: Surface) -> PruningReport:
         audited_false=len(false),
         false_low90=interval.low if interval else 0.0,
         false_high90=interval.high if interval else 1.0,
-        expected_false=sum(_chance_good(surface, trial, tolerance) for trial in pruned),
+        expected_false=sum(1.0 - outlook_of(surface, trial, asked).probability_bad for trial in pruned),
     )
 
 
@@ -61,10 +63,3 @@ def _best(state: SearchState, trial: Trial) -> float:
     """The least loss of the trial's proxy at its last rung."""
     population = state.populations.get((trial.asked.proxy, trial.rung), [])
     return min((loss for loss, _, _ in population if isfinite(loss)), default=trial.loss)
-
-
-def _chance_good(surface: Surface, trial: Trial, tolerance: float) -> float:
-    """Probability that a pruned trial would have ended within the tolerance of the best."""
-    params, tokens = trial.config.architecture.params, trial.asked.rungs[-1]
-    regret = surface.trial_regret_draws(trial.trial_id, params, tokens, trial.asked.values)
-    return float((regret <= tolerance).mean())

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict
 from hpsearch.imported_table import ImportedTable
 from hpsearch.laws import FLOPS_PER_PARAMETER_TOKEN
 from hpsearch.next_trial import Option, most_gain
-from hpsearch.stability import stability
 from hpsearch.surface import Estimate, Exponent, Priors, Surface, fit_surface
+from hpsearch.surface_stability import stability
 from hpsearch.transfer.reach import EDGE_OCTAVES, is_at_edge, refusal
 from hpsearch.transfer.status import Status, decide
 from search_spaces.parameter import Parameter

@@ -26,9 +26,8 @@ from rich.console import Console
 from hpsearch.next_trial import Option, next_trial
 from hpsearch.surface import Priors, fit_surface
 from search_spaces.parameter import Parameter, Scale
-from tests.benchmarks.published import DENSE_TABLE, NAMES, Array, Setting, read_settings
-from tests.benchmarks.surface_calibration import Answer, Summary, draw_table, judge, summarize
-from tests.benchmarks.tuning_measures import Estimate
+from tests.benchmarks.published import DENSE_TABLE, NAMES, Setting, read_settings
+from tests.benchmarks.surface_calibration import Answer, Summary, draw_table, judge, mean, summarize
 from tests.benchmarks.tuning_problem import SMALL_PARAMS
 
 BOX = (Parameter("learning_rate", 2.0**-14, 2.0**-3, Scale.LOG), Parameter("batch_sequences", 4, 2.0**13, Scale.LOG))
@@ -122,13 +121,6 @@ def seconds() -> dict[str, float]:
     return found
 
 
-def mean_of(values: Array) -> Estimate:
-    """With its bootstrap interval."""
-    resampled = np.random.default_rng(0).choice(values, (2000, len(values))).mean(axis=1)
-    low, high = np.quantile(resampled, [0.05, 0.95]).tolist()
-    return Estimate(float(values.mean()), low, high)
-
-
 def main() -> None:
     """All four parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -148,7 +140,7 @@ def main() -> None:
             print(f"{count} settings", file=sys.stderr, flush=True)
             one = partial(added, num_settings=count)
             found[f"{count} settings"] = summarize(list(pool.map(one, range(options.draws // 5), chunksize=20)))
-        difference = mean_of(np.array(list(pool.map(wrong_prior, range(options.draws // 5), chunksize=10))))
+        difference = mean(np.array(list(pool.map(wrong_prior, range(options.draws // 5), chunksize=10))))
     timed = seconds()
     if options.json:
         rows = {name: asdict(summary) for name, summary in found.items()}

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.special import log_ndtr, ndtr
 
 from hpsearch.surface import Surface
-from hpsearch.surface_model import Array, row_offsets, shape_at
+from hpsearch.surface_model import Array, off_ridge, row_offsets, shape_at
 
 EDGE_PRIOR = (3.0, 1.5)  # octaves above the optimum; published sweeps diverge from 2 to 5
 WIDTH_OCTAVES = 0.4  # over which trials of one rate go either way
@@ -61,9 +61,8 @@ def edge_posterior(surface: Surface) -> Array:
     """Probability of each place of the edge on the grid, (E,)."""
     sweep = surface.sweep
     unknowns = sweep.layout.unpack(surface.fit.vector)
-    offsets = row_offsets(unknowns, sweep.rows)
     ridge = shape_at(unknowns, sweep.rows.basis[:, 2])[2]
-    along = offsets - ridge[:, None] * (offsets @ sweep.form.coupling)
+    along = off_ridge(row_offsets(unknowns, sweep.rows), ridge, sweep.form)
     above = (along @ sweep.form.steep)[:, None] - GRID  # (R, E)
     log_chance = np.where(sweep.diverged[:, None], log_ndtr(above / WIDTH_OCTAVES), log_ndtr(-above / WIDTH_OCTAVES))
     log_posterior = log_chance.sum(axis=0) - 0.5 * ((GRID - EDGE_PRIOR[0]) / EDGE_PRIOR[1]) ** 2
