@@ -242,6 +242,9 @@ def check_parametrization(
 
 def main() -> None:
     """Runs the command line; turns errors into messages and exit codes."""
+    # One thread for numpy's products: how many share one moves its last bits, and decisions must come out the same
+    # wherever they are recomputed. Set before numpy is loaded; torch has a setting of its own.
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
     os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "0")  # else it writes to the terminal; a search's log has it
     try:
         cli(standalone_mode=False)

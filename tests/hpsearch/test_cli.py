@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -118,3 +120,16 @@ def test_a_target_by_keys_and_by_file_is_the_same(
         assert run(monkeypatch, "export", "tiny", "--target", target, "--format", "json", "--home", str(tiny.home)) == 0
         printed.append(json.loads(capsys.readouterr().out))
     assert printed[0] == printed[1]
+
+
+def test_numpy_has_one_thread_so_that_decisions_come_out_alike_on_any_machine() -> None:
+    """The last bits of a product depend on how many threads share it."""
+    script = (
+        "import sys; sys.argv = ['hpsearch', '--version']\n"
+        "from hpsearch.cli import main; main()\n"
+        "import numpy, threadpoolctl\n"
+        "print([pool['num_threads'] for pool in threadpoolctl.threadpool_info() if pool['user_api'] == 'blas'])"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[1]"
