@@ -22,6 +22,7 @@ from search_spaces.errors import UserError
 from search_spaces.parameter import Parameter, Scale, SearchSpace
 
 DIVERGED_FACTOR = 10.0  # a loss so many times the best is a diverged run
+SAME_VALUE = 1e-6  # relative: a caller may print its values with fewer digits
 RESERVED = {"N", "D", "parent"}  # keys of a configuration that are no parameters
 Positive = Annotated[FiniteFloat, Field(gt=0)]
 
@@ -81,7 +82,7 @@ class Tell(Message):
     """What ran, and its loss; null where it diverged."""
 
     type: Literal["tell"]
-    config: dict[str, float]
+    config: dict[str, float | None]
     loss: float | None = None
     cost: float | None = None
 
@@ -131,21 +132,22 @@ class AskTell:
         values = SearchSpace(self.parameters).at(proposal.coordinates.tolist())
         return {**values, "N": proposal.option.params, "D": proposal.option.tokens}
 
-    def tell(self, config: Mapping[str, float], loss: float | None) -> None:
+    def tell(self, config: Mapping[str, float | None], loss: float | None) -> None:
         """Takes the result of a run in; the oldest pending run that is nearest to it is no longer pending.
 
         Raises:
-            UserError: a parameter is absent, unknown or not above zero, or the loss is not.
+            UserError: a parameter is absent, unknown or not above zero, the loss is not, or the parent is no earlier
+                run of the same model and parameters.
         """
         values = self._checked(config)
-        number = len(self._told)
-        parent = config.get("parent")
-        root = number if parent is None else self._told[self._known_run(parent)]["trial"]
-        row = {"trial": root, "params": config["N"], "tokens": config["D"], "seed": 0, **values}
         if loss is not None and math.isfinite(loss) and loss <= 0:
             raise UserError(f"tell: loss: must be above zero, got {loss:g}; use a loss in nats or bits, not a score")
-        self._told.append({**row, "loss": math.nan if loss is None else loss})
-        self._settle(np.array([parameter.coordinate(values[parameter.name]) for parameter in self.parameters]))
+        place = {"params": values.pop("N"), "tokens": values.pop("D")}
+        parent = config.get("parent")
+        trial = len(self._told) if parent is None else self._resumed(parent, {**values, **place})
+        ended = math.nan if loss is None else loss
+        self._told.append({"trial": trial, **place, "seed": 0, **values, "loss": ended})
+        self._settle(np.array([parameter.coordinate(values[parameter.name]) for parameter in self.parameters]), place)
 
     def recommend(self, place: Place | None) -> tuple[dict[str, float] | None, float | None]:
         """The best configuration at a target and the 90 % bound of its regret; None before any finite loss."""
@@ -175,31 +177,49 @@ class AskTell:
         rows = [[p.coordinate(row[p.name]) for p in self.parameters] for row in self._told]
         return np.array(rows, np.float64).reshape(len(rows), len(self.parameters))
 
-    def _settle(self, coordinates: Array) -> None:
-        distances = [float(np.abs(coordinates - pending).sum()) for pending, _ in self._pending]
-        if distances:
-            self._pending.pop(int(np.argmin(distances)))
+    def _settle(self, coordinates: Array, place: Mapping[str, float]) -> None:
+        """The nearest pending run has come in, in octaves of N and D too: what ran may have been moved a little."""
+        at = np.concatenate([coordinates, np.log2([place["params"], place["tokens"]])])
+        asked = [np.concatenate([pending, np.log2(option.setting)]) for pending, option in self._pending]
+        if asked:
+            self._pending.pop(int(np.argmin([np.abs(at - other).sum() for other in asked])))
 
-    def _known_run(self, parent: float) -> int:
-        if not (float(parent).is_integer() and 0 <= parent < len(self._told)):
+    def _resumed(self, parent: float, row: Mapping[str, float]) -> int:
+        """The trial of the run that a run went on from: the same model, with the same parameters, for longer."""
+        if not (parent.is_integer() and 0 <= parent < len(self._told)):
             raise UserError(
-                f"tell: config.parent: must be the index of an earlier told run, got {parent:g}; correct it"
+                f"tell: config.parent: must be the index of an earlier told run, from 0, got {parent:g}; correct it"
             )
-        return int(parent)
+        earlier = self._told[int(parent)]
+        unlike = [
+            name for name in row if name != "tokens" and not math.isclose(row[name], earlier[name], rel_tol=SAME_VALUE)
+        ]
+        if unlike:
+            name = "N" if unlike[0] == "params" else unlike[0]
+            raise UserError(
+                f"tell: config.{name}: must be that of its parent, run {parent:g}, {earlier[unlike[0]]:g}, got "
+                f"{row[unlike[0]]:g}; a run that goes on keeps its parameters; leave out parent for a new one"
+            )
+        if row["tokens"] <= earlier["tokens"]:
+            raise UserError(
+                f"tell: config.D: must be above that of its parent, run {parent:g}, {earlier['tokens']:g}, got "
+                f"{row['tokens']:g}; leave out parent for a new run"
+            )
+        return int(earlier["trial"])
 
-    def _checked(self, config: Mapping[str, float]) -> dict[str, float]:
-        names = [parameter.name for parameter in self.parameters]
-        absent = [name for name in (*names, "N", "D") if name not in config]
+    def _checked(self, config: Mapping[str, float | None]) -> dict[str, float]:
+        """The parameters and the place of a run."""
+        names = [*(parameter.name for parameter in self.parameters), "N", "D"]
+        given = {name: value for name, value in config.items() if value is not None}
+        absent = [name for name in names if name not in given]
         unknown = sorted(set(config) - {*names, *RESERVED})
         if absent or unknown:
             said = f"lacks {', '.join(absent)}" if absent else f"has unknown {', '.join(unknown)}"
-            raise UserError(f"tell: config: {said}; it needs {', '.join(names)}, N and D")
-        wrong = [name for name in (*names, "N", "D") if not (math.isfinite(config[name]) and config[name] > 0)]
-        if wrong:
-            raise UserError(
-                f"tell: config.{wrong[0]}: must be above zero, got {config[wrong[0]]:g}; tell what really ran"
-            )
-        return {name: float(config[name]) for name in names}
+            raise UserError(f"tell: config: {said}; it needs {', '.join(names)}")
+        for name in names:
+            if not (math.isfinite(given[name]) and given[name] > 0):
+                raise UserError(f"tell: config.{name}: must be above zero, got {given[name]:g}; tell what really ran")
+        return {name: given[name] for name in names}
 
 
 def read_message(line: str, number: int) -> Start | Ask | Tell | Recommend | Stop:
@@ -234,7 +254,10 @@ def converse(lines: Iterable[str], priors: Priors) -> Iterator[dict[str, Any]]:
         elif search is None:
             raise UserError(f"line {number}: the first message must be of type start, got {message.type}")
         else:
-            yield from _answers(search, message)
+            try:
+                yield from _answers(search, message)
+            except UserError as error:
+                raise UserError(f"line {number}: {error}") from error
 
 
 def _answers(search: AskTell, message: Ask | Tell | Recommend) -> Iterator[dict[str, Any]]:

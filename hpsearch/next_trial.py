@@ -10,10 +10,11 @@ Shapes: P parameters, C candidates, R runs of a pattern.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg import hadamard
+from scipy.stats import qmc
 
 from hpsearch.expected_gain import Knowledge, Setting, knowledge
 from hpsearch.surface import Surface
@@ -27,6 +28,7 @@ MAX_VALLEY_TRIALS = 8  # draws, after which the closed form decides with what th
 CANDIDATE_EXCESSES = (0.001, 0.004, 0.01, 0.018)  # relative loss at which candidates lie around the optimum
 SAME_OCTAVES = 0.05  # within which two trials are one
 NUM_RETREATS = 64  # points among which a retreat looks for room
+NUM_BAD = 2  # bad runs of a size without a good one, after which it is left to the surface no more
 MAX_OFFSET = 2.5  # candidates lie no further from the optimum: there the bowl is not known to hold
 
 
@@ -79,7 +81,9 @@ def next_trial(
     if told + len(pending) < len(pattern):
         return Proposal(pattern[told + len(pending)], options[0], "pattern", 0.0)
     if surface is None:
-        return Proposal(_retreat(parameters, box, diverged, rng), options[0], "retreat", 0.0)
+        steep = form_of([parameter.known_name for parameter in parameters]).steep
+        running = np.array([coordinates for coordinates, _ in pending]).reshape(len(pending), len(box))
+        return Proposal(retreat(steep, box, diverged, running), options[0], "retreat", 0.0)
     if told + len(pending) < len(pattern) + MAX_VALLEY_TRIALS and not valley_found(surface):
         return Proposal(_valley_draw(surface, options[0], box, rng), options[0], "valley", 0.0)
     return most_gain(surface, box, options, target, pending)
@@ -120,14 +124,21 @@ def trusted(surface: Surface) -> bool:
     return bool(((below & above).sum(axis=0) >= 2).all())
 
 
-def _retreat(parameters: Sequence[Parameter], box: Array, diverged: Array, rng: np.random.Generator) -> Array:
-    """Away from what diverged: half of the way down where too high is ruin, and where there is most room else."""
-    points = rng.uniform(box[:, 0], box[:, 1], (NUM_RETREATS, len(box)))
-    distances = np.abs(points[:, None] - diverged[None]) if len(diverged) else np.ones((NUM_RETREATS, 1, len(box)))
-    point = points[int(np.argmax(distances.sum(axis=2).min(axis=1)))]
-    steep = form_of([parameter.known_name for parameter in parameters]).steep > 0
-    lowest = diverged.min(axis=0) if len(diverged) else box[:, 1]
-    return np.where(steep, (box[:, 0] + lowest) / 2.0, point)
+def retreat(steep: Array, box: Array, diverged: Array, running: Array) -> Array:
+    """Away from what diverged or runs: half of the way down where too high is ruin, and where there is most room else.
+
+    Args:
+        steep: (P,) 1 where too high is ruin; nothing having diverged, nothing is known to be too high.
+        box: (P, 2)
+        diverged: (T, P)
+        running: (A, P)
+    """
+    points = box[:, 0] + qmc.Sobol(len(box), scramble=False).random(NUM_RETREATS) * np.ptp(box, axis=1)
+    taken = np.vstack([diverged, running])
+    if not len(taken):
+        return np.asarray(box.mean(axis=1))
+    point = points[int(np.argmax(np.abs(points[:, None] - taken).sum(axis=2).min(axis=1)))]
+    return np.asarray(np.where(steep * len(diverged) > 0, (box[:, 0] + taken.min(axis=0)) / 2.0, point))
 
 
 def _valley_draw(surface: Surface, option: Option, box: Array, rng: np.random.Generator) -> Array:
@@ -147,12 +158,26 @@ def most_gain(
     weights = [hypothesis.weight for hypothesis in surface.hypotheses]
     views = list(zip(known, weights, strict=True))
     proposals = [
-        _best_at(
-            views, option, _candidates(surface, option, box, [c for c, o in pending if o.setting == option.setting])
-        )
-        for option in options
+        _best_at(views, option, _candidates(surface, option, box, _running(option, pending))) for option in options
     ]
-    return max(proposals, key=lambda proposal: proposal.gain / proposal.option.flops)
+    best = max(proposals, key=lambda proposal: proposal.gain / proposal.option.flops)
+    bad = bad_runs_only(surface, best.option.params)
+    if len(bad) < NUM_BAD:
+        return best
+    there = np.array(_running(best.option, pending)).reshape(-1, len(box))
+    return replace(best, coordinates=retreat(surface.sweep.form.steep, box, bad, there), stage="retreat")
+
+
+def bad_runs_only(surface: Surface, params: float) -> Array:
+    """Coordinates (T, P) of the runs of a size that has no good one; none where it has."""
+    sweep, good = surface.sweep, surface.fit.problem.good
+    here = sweep.settings[np.argmax(sweep.rows.setting_of, axis=1), 0] == params
+    return np.asarray((sweep.rows.coordinates + sweep.center_origin)[here & ~(here & good).any()])
+
+
+def _running(option: Option, pending: Sequence[tuple[Array, Option]]) -> list[Array]:
+    """Coordinates (P,) of the trials that run at a setting."""
+    return [coordinates for coordinates, other in pending if other.setting == option.setting]
 
 
 def _best_at(known: Sequence[tuple[Knowledge, float]], option: Option, candidates: Array) -> Proposal:

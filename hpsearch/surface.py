@@ -96,6 +96,11 @@ class Surface:
         return self.fit.noise.seed
 
     @property
+    def broken_sizes(self) -> tuple[float, ...]:
+        """Each N without a good run that no likely drift explains: its runs are left out of the answer."""
+        return self.fit.broken_sizes
+
+    @property
     def exponents(self) -> Mapping[str, Exponents]:
         """By parameter; over the hypotheses, against the blind prior."""
         layout, prior_sd = self.sweep.layout, self.sweep.layout.unpack(self.fit.prior_sd).drift

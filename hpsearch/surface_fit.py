@@ -6,7 +6,7 @@ are relative losses.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.linalg import solve_triangular
 from scipy.optimize import least_squares
-from scipy.special import log_ndtr
 
 from hpsearch.laws import Drift
+from hpsearch.surface_bad_runs import BadRuns, bad_runs
 from hpsearch.surface_data import Indices, Sweep
 from hpsearch.surface_model import Array, row_floor, row_loss, row_loss_jacobian
 from hpsearch.surface_priors import Noise, priors
@@ -52,6 +52,12 @@ class Fit:
         return float(residuals @ residuals) / 2
 
     @property
+    def broken_sizes(self) -> tuple[float, ...]:
+        """Each N whose runs are all bad, further from the others' surface than a drift is likely to lead."""
+        sweep = self.problem.sweep
+        return self.problem.bad.broken(row_loss(sweep.layout.unpack(self.vector), sweep.rows, sweep.form))
+
+    @property
     def sd(self) -> Array:
         """(Q,)"""
         return np.asarray(np.sqrt((self.factor**2).sum(axis=1)))
@@ -69,7 +75,7 @@ def fit_sweep(sweep: Sweep) -> Fit:
     for window, least_sd in PASSES:
         mean, sd = priors(sweep, floor, noise)
         problem = weigh(sweep, (mean, sd), floor, noise, (window, least_sd))
-        vector, _ = min((problem.solve(start) for start in starts), key=lambda solution: solution[1])
+        vector = problem.least(starts)
         factor = laplace_factor(problem.jacobian(vector))
         noise = measure_noise(problem, vector, factor, noise)
         floor = row_floor(sweep.layout.unpack(vector), sweep.rows)
@@ -94,42 +100,46 @@ class Problem:
     sweep: Sweep
     prior_mean: Array  # (Q,)
     prior_sd: Array  # (Q,)
-    threshold: Array  # (R,) ln loss above which a run only says "bad"
     good: NDArray[np.bool_]  # (R,) rows whose loss is measured
-    bad: NDArray[np.bool_]  # (R,) rows known only to be above the threshold
-    censored_sd: float
+    bad: BadRuns  # all others
     sd: Array  # (U,) relative loss
     whitening: sparse.csr_array  # (U, U) from ln loss to independent errors of sd 1
 
     def residuals(self, vector: Array) -> Array:
         """(R + Q,) whose half sum of squares is the negative log posterior."""
-        errors, above = self._errors(vector)
-        return np.concatenate([student(errors), shortfall(above), (vector - self.prior_mean) / self.prior_sd])
+        errors, loss = self._errors(vector)
+        from_prior = (vector - self.prior_mean) / self.prior_sd
+        return np.concatenate([student(errors), self.bad.residuals(loss), from_prior])
 
     def jacobian(self, vector: Array) -> Array:
         """(R + Q, Q)."""
-        errors, above = self._errors(vector)
+        errors, loss = self._errors(vector)
         by = row_loss_jacobian(self.sweep.layout.unpack(vector), self.sweep.rows, self.sweep.form)
         good = student_slope(errors)[:, None] * (self.whitening @ by[self.good])
-        bad = shortfall_slope(above)[:, None] * by[self.bad] / self.censored_sd
-        return np.concatenate([good, bad, np.diag(1.0 / self.prior_sd)])
+        return np.concatenate([good, self.bad.jacobian(loss, by), np.diag(1.0 / self.prior_sd)])
 
     def solve(self, start: Array) -> tuple[Array, float]:
         """The unknowns of least cost from a start, and that cost."""
         found = least_squares(self.residuals, start, self.jacobian, method="lm", xtol=1e-6, max_nfev=MAX_EVALUATIONS)
         return np.asarray(found.x, np.float64), float(found.cost)
 
+    def least(self, starts: Sequence[Array]) -> Array:
+        """The unknowns of least cost from several starts; a size of bad runs is tried as evidence and as broken."""
+        if len(self.bad.sizes):
+            starts = [*starts, replace(self, bad=self.bad.believed()).solve(starts[0])[0]]
+        return min((self.solve(start) for start in starts), key=lambda solution: solution[1])[0]
+
     def without(self, held: NDArray[np.bool_]) -> Problem:
         """The same problem with some rows (R,) left out."""
         good, sd = self.good & ~held, self.sd[~held[self.good]]
         whitening = whiten(self.sweep.trial_of[good], sd)
-        return replace(self, good=good, bad=self.bad & ~held, sd=sd, whitening=whitening)
+        return replace(self, good=good, bad=self.bad.without(held), sd=sd, whitening=whitening)
 
     def _errors(self, vector: Array) -> tuple[Array, Array]:
-        """Standardized: model - measured of the uncensored rows, model - threshold of the censored."""
+        """Model - measured of the good rows, standardized, and the model's ln loss of all."""
         loss = row_loss(self.sweep.layout.unpack(vector), self.sweep.rows, self.sweep.form)
         errors = self.whitening @ (loss - self.sweep.log_loss)[self.good]
-        return errors, (loss - self.threshold)[self.bad] / self.censored_sd
+        return errors, loss
 
 
 def weigh(sweep: Sweep, prior: tuple[Array, Array], floor: Array, noise: Noise, limits: tuple[float, float]) -> Problem:
@@ -145,10 +155,8 @@ def weigh(sweep: Sweep, prior: tuple[Array, Array], floor: Array, noise: Noise, 
         sweep=sweep,
         prior_mean=prior[0],
         prior_sd=prior[1],
-        threshold=floor + window,
         good=good,
-        bad=censored,
-        censored_sd=float(np.hypot(noise.paired, NOISE_GROWTH * window)),
+        bad=bad_runs(sweep, censored, floor + window, float(np.hypot(noise.paired, NOISE_GROWTH * window))),
         sd=sd,
         whitening=whiten(sweep.trial_of[good], sd),
     )
@@ -203,18 +211,6 @@ def student_slope(errors: Array) -> Array:
     """Derivative of `student`; sqrt(5) / 2 at zero."""
     size = np.maximum(np.abs(errors), 1e-6)
     return np.asarray(5.0 * size / ((4.0 + size**2) * student(size)))
-
-
-def shortfall(above: Array) -> Array:
-    """Residual of a run known only to be bad: sqrt(-2 ln Phi(model - threshold)), none far above it."""
-    return np.asarray(np.sqrt(-2.0 * log_ndtr(above)))
-
-
-def shortfall_slope(above: Array) -> Array:
-    """Derivative of `shortfall`: -phi / (Phi x shortfall)."""
-    log_density = -0.5 * above**2 - 0.5 * np.log(2.0 * np.pi)
-    ratio = np.exp(log_density - log_ndtr(above))
-    return np.asarray(-ratio / np.maximum(shortfall(above), 1e-150))
 
 
 def first_floor(sweep: Sweep) -> Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from hpsearch.surface import Surface
 
 MAX_REACH_PARAMS = 16.0  # beyond the largest size measured; a ladder of 16x has shown no more
@@ -32,3 +34,13 @@ def is_at_edge(center: float, bounds: tuple[float, float]) -> bool:
     """Whether an optimum lies near an end of a range, or beyond it; all in octaves."""
     low, high = bounds
     return not low + EDGE_OCTAVES <= center <= high - EDGE_OCTAVES
+
+
+def broken_sizes_warning(surface: Surface) -> Iterator[str]:
+    """Names the sizes whose runs are left out of the answer."""
+    if surface.broken_sizes:
+        sizes = ", ".join(f"{params:,.0f}" for params in surface.broken_sizes)
+        yield (
+            f"every run at N = {sizes} diverged or is bad, more than a drift explains: left out as broken; look at "
+            "its runs, or test lower learning rates there"
+        )

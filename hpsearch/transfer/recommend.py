@@ -19,7 +19,7 @@ from hpsearch.surface import Estimate, Surface
 from hpsearch.targets import ResolvedTarget
 from hpsearch.transfer.proof import can_predict, fit_search, proof_result
 from hpsearch.transfer.pruning import PruningReport, pruning_report
-from hpsearch.transfer.reach import is_at_edge, refusal
+from hpsearch.transfer.reach import broken_sizes_warning, is_at_edge, refusal
 from hpsearch.transfer.stability import StabilityEdge, stability_edges
 from hpsearch.transfer.status import Status, decide, drift_is_told
 from hpsearch.trials_table import observations
@@ -214,6 +214,7 @@ def _warnings(
         if at_edge:
             where = ", ".join(f"{params:,.0f}" for params in at_edge)
             yield f"{parameter.name}: the optimum lies at the edge of the searched range at N = {where}; widen it"
+    yield from broken_sizes_warning(surface)
     for name, tested in surface.backtest.items():
         if not tested.inside:
             yield (

@@ -15,7 +15,7 @@ from hpsearch.laws import FLOPS_PER_PARAMETER_TOKEN
 from hpsearch.next_trial import Option, most_gain
 from hpsearch.surface import Estimate, Exponent, Priors, Surface, fit_surface
 from hpsearch.surface_stability import stability
-from hpsearch.transfer.reach import EDGE_OCTAVES, is_at_edge, refusal
+from hpsearch.transfer.reach import EDGE_OCTAVES, broken_sizes_warning, is_at_edge, refusal
 from hpsearch.transfer.status import Status, decide
 from search_spaces.parameter import Parameter
 
@@ -216,6 +216,7 @@ def _warnings(surface: Surface, table: ImportedTable, target: Setting) -> Iterat
             f"{name}: the optimum lies within {EDGE_OCTAVES:g} octaves of the edge of the tested values, or beyond "
             f"it, at N = {where}; test further out"
         )
+    yield from broken_sizes_warning(surface)
     for name, tested in surface.backtest.items():
         if not tested.inside:
             yield (

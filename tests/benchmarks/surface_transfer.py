@@ -140,7 +140,7 @@ def main() -> None:
             print(f"{count} settings", file=sys.stderr, flush=True)
             one = partial(added, num_settings=count)
             found[f"{count} settings"] = summarize(list(pool.map(one, range(options.draws // 5), chunksize=20)))
-        difference = mean(np.array(list(pool.map(wrong_prior, range(options.draws // 5), chunksize=10))))
+        difference = mean(np.array(list(pool.map(wrong_prior, range(options.draws), chunksize=10))))
     timed = seconds()
     if options.json:
         rows = {name: asdict(summary) for name, summary in found.items()}

@@ -109,12 +109,41 @@ def without(config: dict[str, Any], **changes: Any) -> dict[str, Any]:
         (lines(START, without({}, momentum=0.9)), "momentum"),
         (lines(START, without({}, lr=0.0)), "config.lr"),
         (lines(START, without({}, parent=3)), "parent"),
+        (lines(START, TOLD, without({}, parent=0, D=8e9, N=2e8)), "line 3: tell: config.N: must be that of its parent"),
+        (lines(START, TOLD, without({}, parent=0, D=8e9, lr=2e-3)), "config.lr: must be that of its parent"),
+        (lines(START, TOLD, without({}, parent=0)), "config.D: must be above that of its parent"),
+        (lines(START, without({}, lr=None)), "line 2: tell: config: lacks lr"),
         (lines({**START, "problem": problem({"lr": [2.0, 1.0]})}), "low must be below high"),
     ],
 )
 def test_a_broken_protocol_is_told(messages: list[str], rule: str) -> None:
     with pytest.raises(UserError, match=rule):
         list(converse(messages, "neutral"))
+
+
+def test_a_run_may_go_on_and_a_parent_of_null_is_none() -> None:
+    longer, anew = without({}, parent=0, D=8e9), without({}, parent=None)
+    assert list(converse(lines(START, TOLD, longer, anew), "neutral")) == [{"type": "ready"}]
+
+
+def test_what_comes_in_frees_the_run_that_was_asked_for_at_its_size_and_budget() -> None:
+    """Two runs are out at one place of two budgets; once the longer one is in, the shorter is not asked for again."""
+    search = AskTell(Problem.model_validate(problem()), 1, "neutral")
+    first, second = search.ask(math.inf), search.ask(math.inf)
+    assert first is not None and second is not None and first != second
+    search.tell(second, 3.0)
+    assert search.ask(math.inf) not in (first, second)
+
+
+def test_where_all_diverged_runs_asked_for_at_once_differ() -> None:
+    search = AskTell(Problem.model_validate(problem()), 1, "neutral")
+    for _ in range(5):
+        config = search.ask(math.inf)
+        assert config is not None
+        search.tell(config, None)
+    asked = [search.ask(math.inf) for _ in range(4)]
+    rates = [config["lr"] for config in asked if config is not None]
+    assert rates == sorted(rates, reverse=True) and len(set(rates)) == 4
 
 
 def test_the_command_speaks_the_protocol_and_nothing_else() -> None:

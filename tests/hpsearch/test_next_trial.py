@@ -129,6 +129,28 @@ def test_without_a_rate_the_retreat_is_to_where_there_is_room() -> None:
     assert proposal.coordinates.sum() > 12
 
 
+def test_of_a_size_with_bad_runs_alone_the_next_run_is_lower() -> None:
+    """Every run of the larger size diverged: another one at the same place would tell nothing."""
+    larger = Option(4e8, 2e9, 1e10)  # cheap, so that it is chosen
+    runs = pd.DataFrame(
+        [
+            {"trial": i, "params": option.params, "tokens": option.tokens, "loss": loss, "seed": 0}
+            | {"learning_rate": 2.0 ** (-9.0 + rate), "batch_sequences": 2.0 ** (6.0 + batch)}
+            for i, (option, rate, batch, loss) in enumerate(
+                [(SMALL, *point, 3.0 * math.exp(0.004 * point[0] ** 2 + 0.003 * point[1] ** 2)) for point in AROUND]
+                + [(larger, 0.0, 0.0, math.nan), (larger, 1.0, 0.0, math.nan)]
+            )
+        ]
+    )
+    for count, stage in ((7, "gain"), (8, "retreat")):
+        surface = fit_surface(runs[:count], PARAMETERS, seed=0, hold_out=False)
+        proposal = most_gain(surface, BOX, [SMALL, larger], (1.6e9, 3.2e10), [])
+        assert (proposal.option, proposal.stage) == (larger, stage)
+    assert proposal.coordinates[0] == pytest.approx((RATE.bounds[0] - 9.0) / 2)
+    again = most_gain(surface, BOX, [larger], (1.6e9, 3.2e10), [(proposal.coordinates, larger)])
+    assert again.coordinates[0] < proposal.coordinates[0]
+
+
 def test_the_valley_is_found_by_four_good_runs() -> None:
     good, bad = [(0.1, 0.0), (0.0, 0.2), (-0.2, 0.0), (0.0, -0.1)], [(4.0, 0.0), (0.0, 5.0), (-4.0, 0.0)]
     assert valley_found(measured([*good, *bad]))

@@ -136,8 +136,19 @@ def test_a_setting_where_every_run_diverged_or_is_bad_does_not_spoil_the_rest() 
         assert abs(misses(public, 1.0)["learning_rate"]) < 0.5
 
 
-def test_a_size_where_every_run_diverged_still_leaves_an_answer() -> None:
+@pytest.mark.parametrize("size", [1e8, 2e8, 4e8])
+@pytest.mark.parametrize("factor", [math.nan, 1.5])
+def test_a_size_whose_runs_are_all_bad_does_not_bend_the_drift(size: float, factor: float) -> None:
     runs = runs_of()
-    public = fitted(runs.assign(loss=runs["loss"].mask(runs["params"] == 1e8)), "public")
-    assert sum(public.weights.values()) == pytest.approx(1.0)
-    assert all(math.isfinite(estimate.value) for estimate in public.optimum(*TARGET).values())
+    ruined = runs["params"] == size
+    broken = runs.assign(loss=runs["loss"].mask(ruined, runs["loss"] * factor))
+    for priors, octaves in (("neutral", 1.0), ("public", 0.25)):
+        answer = fitted(broken, priors)  # type: ignore[arg-type]  # a literal
+        assert answer.broken_sizes == (size,)
+        rest = fitted(runs[~ruined], priors)  # type: ignore[arg-type]
+        for name in NAMES:
+            assert abs(misses(answer, 1.0)[name]) < max(octaves, abs(misses(rest, 1.0)[name]) + 0.1)
+
+
+def test_a_sound_sweep_has_no_broken_size() -> None:
+    assert surface(1.0, "neutral").broken_sizes == ()
