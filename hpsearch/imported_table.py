@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from hpsearch.table_file import TableFile, is_empty, keep, read_file
 from hpsearch.table_parameters import (
     NO_SPACE,
+    SHAPE_COLUMNS,
     ParameterColumns,
     SpaceFile,
     as_parameter,
@@ -40,6 +41,7 @@ class ImportedTable:
     observations: pd.DataFrame  # as `hpsearch.surface_data.read_sweep` takes them, in an order of their own
     parameters: tuple[Parameter, ...]  # by the table's own names
     ignored: tuple[str, ...]  # columns that might be parameters, but do not vary
+    fixed: Mapping[str, str]  # their values, as text
     warnings: tuple[str, ...]
 
     def named(self, values: Mapping[str, float], where: str) -> dict[str, float]:
@@ -73,23 +75,28 @@ def read_table(path: Path, where: Mapping[str, str] = EVERY_ROW, space: SpaceFil
     Raises:
         UserError: the table breaks a rule; the message has the line where one is to blame.
     """
-    file = keep(read_file(path), where)
-    _check_columns(file)
+    return table_of(keep(read_file(path), where), space)
+
+
+def table_of(file: TableFile, space: SpaceFile = NO_SPACE) -> ImportedTable:
+    """The same of a file that was read already."""
+    check_columns(file)
     columns = parameter_columns(file)
     _check_space(file, columns, space)
-    measured = {"params": _counts(file, "params"), "tokens": _counts(file, "tokens"), "loss": _losses(file)}
-    table = pd.DataFrame(measured | dict(columns.values))
+    measured = {"params": read_counts(file, "params"), "tokens": read_counts(file, "tokens"), "loss": read_losses(file)}
+    table = pd.DataFrame(measured | dict(columns.values)).assign(shape=_shapes(file))
     _check_totals(file, table)
     return ImportedTable(
         path=file.path,
         observations=_identified(file, table, tuple(columns.values)),
         parameters=tuple(as_parameter(column, values, space) for column, values in columns.values.items()),
         ignored=columns.constant,
+        fixed={name: str(file.cells[name].iloc[0]) for name in columns.constant},
         warnings=tuple(_warnings(columns, table)),
     )
 
 
-def _check_columns(file: TableFile) -> None:
+def check_columns(file: TableFile) -> None:
     for column in REQUIRED:
         if column in file.cells:
             continue
@@ -129,14 +136,14 @@ def _check_value(parameter: Parameter, value: float, where: str) -> None:
         raise UserError(f"{where}: must lie on a {parameter.scale} scale, got {value:g}; correct it") from error
 
 
-def _counts(file: TableFile, column: str) -> Array:
+def read_counts(file: TableFile, column: str) -> Array:
     counts = file.numbers(column)
     wrong = ~((counts > 0) & (counts <= MAX_COUNT))
     file.refuse_where(column, wrong, "must be a number above 0", "correct it, or leave the row out by --where")
     return counts
 
 
-def _losses(file: TableFile) -> Array:
+def read_losses(file: TableFile) -> Array:
     """The losses; NaN of a run that diverged."""
     losses = file.numbers("loss")
     file.refuse_where("loss", losses <= 0, "must be above 0", "use a loss in nats or bits, not a score")
@@ -147,6 +154,14 @@ def _losses(file: TableFile) -> Array:
             "add runs that did not diverge"
         )
     return np.where(np.isfinite(losses), losses, np.nan)
+
+
+def _shapes(file: TableFile) -> list[str]:
+    """What tells models of one size apart, as text."""
+    columns = [column for column in file.columns if column in SHAPE_COLUMNS]
+    return [" ".join(cells) for cells in zip(*(file.cells[column] for column in columns), strict=True)] or [""] * len(
+        file.cells
+    )
 
 
 def _check_totals(file: TableFile, table: pd.DataFrame) -> None:

@@ -25,17 +25,21 @@ HIGH_FRACTION = 0.5  # of a column of fractions near 1 most lie above it
 
 # Columns that a table of runs may have beside its parameters: the model's shape, the run, what it cost, what else
 # was measured. Of these only `params`, `tokens`, `loss`, `params_total`, `trial`, `seed`, `schedule` are read.
+SHAPES = """
+width depth heads kv_heads d_ff d_model head_size hidden_size layers n_layer n_layers num_layers n_head n_heads
+num_heads n_embd feed_forward_width
+"""
+SHAPE_COLUMNS = frozenset(SHAPES.split())
 OTHER_COLUMNS = """
 params params_total tokens loss trial seed schedule
-width depth heads kv_heads d_ff d_model head_size hidden_size layers n_layer n_layers num_layers n_head n_heads
-num_heads n_embd feed_forward_width vocabulary vocab_size sequence_length context_tokens context_length seq_len
+vocabulary vocab_size sequence_length context_tokens context_length seq_len
 steps num_steps iterations rung proxy number role repeat_of state status outcome corpus dataset
 id name run run_id run_name run_url url group project user host date created_at updated_at notes tags
 tokens_per_parameter chinchilla_ratio unique_tokens batch_tokens
 cost flops anneal_flops compute seconds runtime runtime_s duration_s gpu_hours tokens_per_second
 raw_loss far_loss train_loss val_loss final_loss perplexity gradient_norm update_ratio max_attention_logit spikes
 """
-NOT_PARAMETERS = frozenset(OTHER_COLUMNS.split())
+NOT_PARAMETERS = SHAPE_COLUMNS | frozenset(OTHER_COLUMNS.split())
 
 
 class TableDomain(Checked):

@@ -35,7 +35,12 @@ class Decided:
 
 def tolerance(surface: Surface) -> float:
     """Below this a loss cannot be told from another: twice the seed noise, and never under 0.1 %."""
-    return max(MIN_TOLERANCE, 2 * surface.noise_fraction)
+    return tolerance_of(surface.noise_fraction)
+
+
+def tolerance_of(noise: float) -> float:
+    """The same for a relative sd of one run."""
+    return max(MIN_TOLERANCE, 2.0 * noise)
 
 
 def decide(surface: Surface, parameter: Parameter, value: float, params: float, tokens: float) -> Decided:
