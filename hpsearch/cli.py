@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from hpsearch.cli_answers import ask_tell, export, recommend, replay
+from hpsearch.cli_answers import ask_tell, export, recommend, replay, sensitivity
+from hpsearch.cli_import import import_runs
 from hpsearch.cli_options import cache_option, home_option, json_option, json_output_option, live_option, quiet_option
 from hpsearch.exit_codes import OUR_FAULT, STOPPED, USER_ERROR
+from hpsearch.plan_command import plan
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ def cli() -> None:
     """
 
 
-for command in (recommend, export, replay, ask_tell):
+for command in (recommend, sensitivity, export, replay, ask_tell, plan, import_runs):
     cli.add_command(command)
 
 
@@ -103,12 +105,14 @@ def resume(search: str, output: str, home: Path, cache: Path | None) -> None:
 @json_option
 @home_option
 def list_searches(as_json: bool, home: Path) -> None:
-    """List the searches under --home with their state."""
-    from hpsearch.folder import searches
+    """List the searches under --home, the imported ones among them, with their state."""
+    from hpsearch.folder import imports, searches
+    from hpsearch.imports.imported_search import import_summary
     from hpsearch.trials_table import read_state
     from hpsearch.view import search_summary
 
     summaries = [search_summary(read_state(folder.ledger), folder) for folder in searches(home.absolute())]
+    summaries += [import_summary(folder) for folder in imports(home.absolute())]
     if as_json:
         click.echo(json.dumps(summaries, indent=2))
     elif not summaries:

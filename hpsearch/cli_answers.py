@@ -48,18 +48,74 @@ def recommend(
 
     A target beyond the reach of the trials is marked as refused, with the reason; the exit code is 0.
     """
-    from hpsearch.recommend_command import TableOptions, recommend_for_table
+    from hpsearch.imports.imported_search import asked_as_table
+    from hpsearch.recommend_command import TableOptions, ask_of_search, check_source, recommend_for_table
     from hpsearch.transfer.recommend import recommend as recommend_for
     from hpsearch.view import proof_table, recommendation_table
     from hpsearch.view_table import table_recommendation_view
 
-    options = TableOptions(**of_table)
-    options.check_source(search)
+    search, of_table = asked_as_table(home.absolute(), search, of_table)
+    check_source("recommend", search, of_table)
     if search is None:
-        _show(recommend_for_table(target, options), [table_recommendation_view], accept_reach, as_json)
+        _show(recommend_for_table(target, TableOptions(**of_table)), [table_recommendation_view], accept_reach, as_json)
         return
     _, state = open_search(search, home)
-    _show(recommend_for(state, target_of(target, state)), [recommendation_table, proof_table], accept_reach, as_json)
+    ask = ask_of_search(state, of_table["priors"], of_table["fix"], of_table["compare"])
+    found = recommend_for(state, target_of(target, state), ask)
+    _show(found, [recommendation_table, proof_table], accept_reach, as_json)
+
+
+@click.command()
+@click.argument("search", required=False)
+@click.option("--trials", metavar="TABLE", type=PATH, help="CSV or Parquet file of runs, in place of SEARCH.")
+@target_option
+@click.option(
+    "--search-space", metavar="FILE", type=PATH, help="YAML file with low, high, scale, freezable of columns."
+)
+@click.option("--where", metavar="COLUMN=VALUE", multiple=True, help="Read only these rows of TABLE.")
+@click.option("--noise", metavar="FRACTION", type=click.FloatRange(0, 0.2, True), help="Relative sd of a run's loss.")
+@click.option("--figure", metavar="FILE", type=PATH, help="Draw what each value costs, as an SVG.")
+@json_option
+@home_option
+def sensitivity(
+    search: str | None, target: str | None, figure: Path | None, as_json: bool, home: Path, **of_table: Any
+) -> None:
+    """Print which parameters may stay as they are at a target, and what each costs near its best value.
+
+    \b
+    TABLE has params, tokens, loss and a column for each hyperparameter, as for `hpsearch recommend`; or it is a
+    one-at-a-time sweep around a base, with a row for each run and the columns
+        params, tokens, loss
+        hyperparameter   which one differs from the base; `baseline` for the base itself
+        value            its value
+        base_NAME        the base's own value of NAME
+
+    A parameter is FROZEN where one value costs next to nothing at every size and budget, does not drift, and is
+    far from every cliff; each reason is told in numbers.
+    """
+    from hpsearch.imports.imported_search import asked_as_table
+    from hpsearch.recommend_command import check_source
+    from hpsearch.sensitivity_command import SensitivityOptions, sensitivity_of_search, sensitivity_of_table
+    from hpsearch.sensitivity_figure import check_figure, draw_sensitivity
+    from hpsearch.view_sensitivity import sensitivity_view
+
+    search, of_table = asked_as_table(home.absolute(), search, of_table)
+    check_source("sensitivity", search, of_table)
+    if figure:
+        check_figure(figure)
+    if search is None:
+        report = sensitivity_of_table(target, SensitivityOptions(**of_table))
+    else:
+        _, state = open_search(search, home)
+        report = sensitivity_of_search(state, target_of(target, state))
+    if figure:
+        draw_sensitivity(report, figure)
+    if as_json:
+        click.echo(report.model_dump_json(indent=2))
+        return
+    from rich.console import Console
+
+    Console().print(sensitivity_view(report))
 
 
 @click.command()

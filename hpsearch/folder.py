@@ -5,6 +5,11 @@ HOME/NAME/ledger.sqlite           the search itself
 HOME/NAME/checkpoints/TRIAL/      trunks with their measurements
 HOME/NAME/search.log              one log
 HOME/NAME/recommended.yaml ...    what came out
+
+An imported search has instead of these
+HOME/NAME/import.json             where its runs came from
+HOME/NAME/trials.csv              the runs
+HOME/NAME/space.yaml              what the user said of their parameters, if anything
 """
 
 from __future__ import annotations
@@ -52,6 +57,22 @@ class SearchFolder:
         return self.path / "search.svg"
 
     @property
+    def import_record(self) -> Path:
+        return self.path / "import.json"
+
+    @property
+    def imported_table(self) -> Path:
+        return self.path / "trials.csv"
+
+    @property
+    def imported_space(self) -> Path:
+        return self.path / "space.yaml"
+
+    @property
+    def is_imported(self) -> bool:
+        return os.path.isfile(self.import_record)  # unlike Path.is_file it takes any text for a path
+
+    @property
     def outcome_files(self) -> dict[str, Path]:
         """What a finished search leaves for people, by what it is."""
         return {
@@ -78,21 +99,36 @@ def find_search(home: Path, name: str) -> SearchFolder:
     """The folder of an existing search, by name or by path.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or it was imported and has no ledger.
     """
-    path = Path(name)
-    folder = SearchFolder(home, name) if path.name == name else SearchFolder(path.resolve().parent, path.name)
-    if not os.path.isfile(folder.ledger):  # unlike Path.is_file it takes any text for a path
-        known = ", ".join(sorted(found.name for found in searches(folder.home))) or "none"
+    folder = folder_named(home, name)
+    if folder.is_imported:
+        raise UserError(
+            f"{name}: is an imported table of runs, without the ledger that this needs; it answers "
+            f"`hpsearch recommend {name} --target params=...,tokens=...`"
+        )
+    if not os.path.isfile(folder.ledger):
+        known = ", ".join(sorted(found.name for found in [*searches(folder.home), *imports(folder.home)])) or "none"
         raise UserError(
             one_line(f"{name}: no such search in {folder.home}") + f"; known: {known}. Give one of these, or --home"
         )
     return folder
 
 
+def folder_named(home: Path, name: str) -> SearchFolder:
+    """Where a search of this name is or would be; a name with a slash is a path."""
+    path = Path(name)
+    return SearchFolder(home, name) if path.name == name else SearchFolder(path.resolve().parent, path.name)
+
+
 def searches(home: Path) -> list[SearchFolder]:
     """All searches under a home, by name."""
     return [SearchFolder(home, ledger.parent.name) for ledger in sorted(home.glob("*/ledger.sqlite"))]
+
+
+def imports(home: Path) -> list[SearchFolder]:
+    """All imported searches under a home, by name."""
+    return [SearchFolder(home, record.parent.name) for record in sorted(home.glob("[!.]*/import.json"))]
 
 
 def write_whole(path: Path, text: str) -> None:

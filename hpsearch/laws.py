@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import log, log2
 
 SEQUENCE_TOKENS = 2048  # of the campaigns that the laws are from
@@ -67,9 +68,17 @@ class Law:
     formulas: Mapping[str, Formula]
     exponents: Mapping[str, tuple[float | None, float | None]]  # by N, by D
 
-    def drifts(self, params: float, tokens: float) -> dict[str, Drift]:
+    def value(self, name: str, params: float, tokens: float, sequence_tokens: float = SEQUENCE_TOKENS) -> float:
+        """What it says of a parameter that it has a formula for; a batch in sequences of so many tokens."""
+        unit = SEQUENCE_TOKENS / sequence_tokens if name == "batch_sequences" else 1.0
+        return self.formulas[name](params, tokens) * unit
+
+    def drifts(self, params: float, tokens: float, sequence_tokens: float = SEQUENCE_TOKENS) -> dict[str, Drift]:
         """By parameter, along the law's tangent at N = `params`, D = `tokens`; none where it has left its domain."""
-        placed = {name: _tangent(formula, params, tokens) for name, formula in self.formulas.items()}
+        placed = {
+            name: _tangent(partial(self.value, name, sequence_tokens=sequence_tokens), params, tokens)
+            for name in self.formulas
+        }
         sloped = {name: Drift(None, *slopes) for name, slopes in self.exponents.items()}
         return sloped | {name: drift for name, drift in placed.items() if drift is not None}
 

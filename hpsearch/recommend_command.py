@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
+from hpsearch.domains import SEARCHABLE
 from hpsearch.imported_table import MAX_COUNT, read_table
 from hpsearch.presets import PRESETS
+from hpsearch.state import SearchState
 from hpsearch.strict_yaml import read_mapping
 from hpsearch.surface import Priors
 from hpsearch.table_parameters import NO_SPACE, read_space
+from hpsearch.transfer.recommend import Ask
 from hpsearch.transfer.table_recommendation import Question, Setting, TableRecommendation, recommend_from_table
 from search_spaces.errors import UserError, one_line
+from search_spaces.parameter import known_name
 
 TARGET_REMEDY = "use params=1.07e9,tokens=2e10 (params: non-embedding), or one of "
+
+
+TABLE_ONLY = ("search_space", "where", "noise")  # options that a search answers by itself
 
 
 @dataclass(frozen=True)
@@ -29,18 +37,23 @@ class TableOptions:
     compare: Path | None
     where: tuple[str, ...]
 
-    def check_source(self, search: str | None) -> None:
-        """Trials come from a search or from a table.
 
-        Raises:
-            UserError: both are given, or none, or an option that needs a table without one.
-        """
-        if (search is None) == (self.trials is None):
-            given = "neither" if search is None else "both"
-            raise UserError(f"recommend: needs SEARCH or --trials TABLE, got {given}; give one of them")
-        for option in fields(self) if search is not None else ():
-            if getattr(self, option.name):
-                raise UserError(f"--{option.name.replace('_', '-')}: needs --trials TABLE, got SEARCH; leave it out")
+def check_source(command: str, search: str | None, of_table: Mapping[str, Any]) -> None:
+    """Trials come from a search or from a table.
+
+    Args:
+        command: that asks.
+        search: its name, if given.
+        of_table: the options that go with a table, `trials` among them, by their names in Python.
+
+    Raises:
+        UserError: both are given, or none, or an option that needs a table without one.
+    """
+    if (search is None) == (of_table["trials"] is None):
+        given = "neither" if search is None else "both"
+        raise UserError(f"{command}: needs SEARCH or --trials TABLE, got {given}; give one of them")
+    for name in [name for name in TABLE_ONLY if search is not None and of_table.get(name)]:
+        raise UserError(f"--{name.replace('_', '-')}: needs --trials TABLE, got SEARCH; leave it out")
 
 
 def recommend_for_table(target: str | None, options: TableOptions) -> TableRecommendation:
@@ -60,6 +73,35 @@ def recommend_for_table(target: str | None, options: TableOptions) -> TableRecom
         compare=table.named(read_config(options.compare), str(options.compare)) if options.compare else None,
     )
     return recommend_from_table(table, question)
+
+
+def ask_of_search(state: SearchState, priors: Priors | None, fix: Sequence[str], compare: Path | None) -> Ask:
+    """What is asked of a search.
+
+    Raises:
+        UserError: a name is not searched, or a value is none that a trial could have.
+    """
+    return Ask(
+        priors=priors or "neutral",
+        fixed=_searched_values(state, parse_numbers("--fix", fix), "--fix"),
+        compare=_searched_values(state, read_config(compare), str(compare)) if compare else None,
+    )
+
+
+def _searched_values(state: SearchState, values: Mapping[str, float], where: str) -> dict[str, float]:
+    searched = [parameter.name for parameter in state.spec.parameters]
+    found = {}
+    for given, value in values.items():
+        name = known_name(given)
+        if name not in searched:
+            raise UserError(
+                one_line(f"{where}: {given}: not searched by {state.spec.name}") + f"; use one of {', '.join(searched)}"
+            )
+        known = SEARCHABLE[name]
+        if not known.range.holds(value):
+            raise UserError(f"{where}: {given}: must {known.range.rule}, got {value:g}; correct it")
+        found[name] = value
+    return found
 
 
 def parse_setting(text: str | None) -> Setting:

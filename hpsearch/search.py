@@ -67,6 +67,8 @@ def start_search(spec: Spec, folder: SearchFolder, cache: Path, view: View) -> S
             f"{folder.path}: a search of this name exists; continue it with `hpsearch resume {folder.name}`, "
             "or choose another --name"
         )
+    if folder.is_imported:
+        raise UserError(f"{folder.path}: an imported search of this name exists; choose another --name")
     token_set = _prepare(spec, cache, view)
     folder.path.mkdir(parents=True, exist_ok=True)
     opened = Opened(

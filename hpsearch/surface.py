@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from hpsearch.laws import SEQUENCE_TOKENS
 from hpsearch.surface_answers import (
     Backtest,
     Estimate,
@@ -239,6 +240,7 @@ def fit_surface(
     seed: int,
     priors: Priors = "neutral",
     hold_out: bool = True,
+    sequence_tokens: float = SEQUENCE_TOKENS,
 ) -> Surface:
     """Fit the surface to all trials of a search.
 
@@ -251,24 +253,25 @@ def fit_surface(
         parameters: the searched parameters.
         seed: of the posterior draws; with it every answer is the same to the last bit.
         priors: `neutral` knows no law; `public` weighs published laws by what they predict.
+        sequence_tokens: of a sequence in which a batch is counted; laws are for those of 2048.
         hold_out: whether to test the fit on the largest size; who only asks for the next trial need not wait for it.
 
     Raises:
         UserError: no trial has a finite loss, a loss is not above zero, or a value is missing.
     """
     sizes = np.unique(observations["params"].to_numpy(np.float64))
-    full = _surface(read_sweep(observations, parameters), seed, priors)
+    full = _surface(read_sweep(observations, parameters), seed, priors, sequence_tokens)
     smaller = observations[observations["params"] < sizes[-1]]
     testable = len(sizes) >= MIN_SIZES_FOR_HOLDOUT and bool(np.isfinite(smaller["loss"].to_numpy(np.float64)).any())
     if not (hold_out and testable):
         return full
-    blind = _surface(read_sweep(smaller, parameters), seed, priors)
+    blind = _surface(read_sweep(smaller, parameters), seed, priors, sequence_tokens)
     return replace(full, backtest=_backtest(full, blind))
 
 
-def _surface(sweep: Sweep, seed: int, priors: Priors) -> Surface:
+def _surface(sweep: Sweep, seed: int, priors: Priors, sequence_tokens: float) -> Surface:
     fit = fit_sweep(sweep)
-    hypotheses = weigh_laws(fit) if priors == "public" else (Hypothesis(BLIND, fit, 1.0),)
+    hypotheses = weigh_laws(fit, sequence_tokens) if priors == "public" else (Hypothesis(BLIND, fit, 1.0),)
     counts = [max(2, 2 * round(NUM_DRAWS / 2 * hypothesis.weight)) for hypothesis in hypotheses]
     seeds = np.random.SeedSequence(seed).generate_state(len(counts)).tolist()
     drawn = zip(hypotheses, counts, seeds, strict=True)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import chi2, multivariate_t
 
-from hpsearch.laws import LAWS
+from hpsearch.laws import LAWS, SEQUENCE_TOKENS
 from hpsearch.surface_fit import Fit, refit
 from hpsearch.surface_model import row_loss, row_loss_jacobian
 
@@ -37,7 +37,7 @@ class Hypothesis:
     weight: float
 
 
-def weigh_laws(blind: Fit) -> tuple[Hypothesis, ...]:
+def weigh_laws(blind: Fit, sequence_tokens: float = SEQUENCE_TOKENS) -> tuple[Hypothesis, ...]:
     """The blind fit and that under each law, heaviest first; below three settings the blind one alone."""
     sweep = blind.problem.sweep
     if len(sweep.settings) < MIN_SETTINGS:
@@ -46,7 +46,7 @@ def weigh_laws(blind: Fit) -> tuple[Hypothesis, ...]:
     params, tokens = (2.0**sweep.origin).tolist()
     names = {parameter.known_name for parameter in sweep.parameters}
     for law in LAWS:
-        drifts = {name: drift for name, drift in law.drifts(params, tokens).items() if name in names}
+        drifts = {name: drift for name, drift in law.drifts(params, tokens, sequence_tokens).items() if name in names}
         if drifts:
             fits[law.name] = refit(blind, drifts)
     density = {name: predictive_density(fit) + agreement(fit, blind) for name, fit in fits.items()}

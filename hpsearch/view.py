@@ -22,6 +22,7 @@ from hpsearch.state import SearchState
 from hpsearch.transfer.pruning import PruningReport
 from hpsearch.transfer.recommend import Recommendation
 from hpsearch.transfer.status import Status
+from hpsearch.view_advice import advice_lines, alternatives_table, tie_line
 
 REDRAWS_PER_S = 2.0
 
@@ -151,7 +152,15 @@ def recommendation_table(recommendation: Recommendation) -> RenderableType:
         table.add_row(name, f"{value.value:.4g}", interval, str(value.status), f"{value.damage_bound90:.2%}")
     reasons = [Text(f"{name}: {value.status}: {value.reason}") for name, value in searched.items()]
     held = Text("fixed: " + ", ".join(f"{name} {value.value:g}" for name, value in fixed.items()))
-    return Group(table, held, *reasons, *[Text.from_markup(line) for line in _recommendation_lines(recommendation)])
+    ties = [Text(tie_line(name, value.tie_set)) for name, value in searched.items() if value.tie_set is not None]
+    others = alternatives_table(
+        recommendation.alternatives,
+        recommendation.compare,
+        recommendation.expected_regret,
+        recommendation.regret_bound90,
+    )
+    lines = [Text.from_markup(line) for line in _recommendation_lines(recommendation)]
+    return Group(table, held, *reasons, *ties, others, *lines)
 
 
 def proof_table(recommendation: Recommendation) -> RenderableType:
@@ -281,8 +290,21 @@ def _recommendation_lines(recommendation: Recommendation) -> Iterator[str]:
     yield (
         f"from {evidence.trials} trials ({evidence.pruned} pruned, {evidence.diverged} diverged), "
         f"{evidence.observations} measurements at {evidence.settings} settings, {evidence.flops:.3g} FLOPs, "
-        f"noise {evidence.noise:.2%}; reach {recommendation.reach_params:,.1f}x in N, "
-        f"{recommendation.reach_tokens:,.1f}x in D"
+        f"noise {evidence.noise:.2%}; priors: {', '.join(f'{n} {w:.0%}' for n, w in recommendation.priors.items())}"
+    )
+    block = recommendation.block
+    timescale = "none" if block.timescale is None else f"{block.timescale:.2g} of the run"
+    yield (
+        f"as one block: batch {block.batch_tokens:,} tokens (critical, to save time: "
+        f"{block.critical_batch_tokens:.2g}), warmup {block.warmup_tokens:,} tokens, weight decay "
+        f"{block.weight_decay:.3g} (its timescale {timescale})"
+    )
+    yield from advice_lines(
+        recommendation.stability_at_target,
+        recommendation.next_trial,
+        recommendation.early_loss,
+        recommendation.reach,
+        recommendation.model_error_share,
     )
     yield pruning_line(recommendation.pruning)
     if recommendation.stability:

@@ -8,7 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from hpsearch.transfer.table_recommendation import Comparison, ExponentReport, TableRecommendation
+from hpsearch.transfer.table_recommendation import ExponentReport, TableRecommendation
+from hpsearch.view_advice import advice_lines, alternatives_table, tie_line
 
 
 def table_recommendation_view(recommendation: TableRecommendation) -> RenderableType:
@@ -17,6 +18,12 @@ def table_recommendation_view(recommendation: TableRecommendation) -> Renderable
         _values(recommendation),
         *[Text(f"{name}: {value.status}: {value.reason}") for name, value in recommendation.parameters.items()],
         *[Text(line) for line in _lines(recommendation)],
+        alternatives_table(
+            recommendation.alternatives,
+            recommendation.compare,
+            recommendation.expected_regret,
+            recommendation.regret_bound90,
+        ),
         _exponents(recommendation),
         *[Text.assemble(("warning ", "yellow"), warning) for warning in recommendation.warnings],
         *[Text.assemble(("refused ", "bold red"), reason) for reason in [recommendation.refused] if reason],
@@ -42,33 +49,17 @@ def _lines(recommendation: TableRecommendation) -> Iterator[str]:
         f"expected regret {recommendation.expected_regret:.2%}, at most {recommendation.regret_bound90:.2%} (90 %); "
         f"loss {loss.value:.3f} ({low:.3f} to {high:.3f}, 90 %)"
     )
-    stability = recommendation.stability
-    if stability is not None:
-        seen = f"{stability['diverged']} diverged" if stability["diverged"] else "none diverged, so by the prior"
-        yield (
-            f"stability: {stability['parameter']} up to {stability['largest_stable']:.3g} (90 %; {seen}), "
-            f"{stability['margin_octaves']:.1f} octaves above; chance of divergence "
-            f"{stability['chance_of_divergence']:.1%}"
-        )
-    following = recommendation.next_trial
-    if following is not None:
-        values = ", ".join(f"{name} {value:.3g}" for name, value in following.parameters.items())
-        yield (
-            f"next trial: {values} at N = {following.params:,.0f}, D = {following.tokens:.3g}; expected regret then "
-            f"{following.expected_regret_after:.2%}"
-        )
-    if recommendation.compare is not None:
-        yield _compared(recommendation.compare)
-    yield "priors: " + _weights(recommendation.priors)
-
-
-def _compared(compare: Comparison) -> str:
-    low, high = compare.interval90
-    return (
-        f"your configuration: expected regret {compare.expected_regret:.2%} ({low:.2%} to {high:.2%}, 90 %), at most "
-        f"{compare.regret_bound90:.2%} (90 %); better than the recommended one with probability "
-        f"{compare.better_than_recommended_probability:.0%}"
+    yield from advice_lines(
+        recommendation.stability,
+        recommendation.next_trial,
+        recommendation.early_loss,
+        recommendation.reach,
+        recommendation.model_error_share,
     )
+    for name, found in recommendation.parameters.items():
+        if found.tie_set is not None:
+            yield tie_line(name, found.tie_set)
+    yield "priors: " + _weights(recommendation.priors)
 
 
 def _weights(weights: Mapping[str, float]) -> str:

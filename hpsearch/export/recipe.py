@@ -179,8 +179,8 @@ def _evidence(state: SearchState, recommendation: Recommendation) -> dict[str, A
             _rounded(recommendation.predicted_loss),
             _rounded(recommendation.predicted_loss_high80),
         ],
-        "reach_params": _rounded(recommendation.reach_params),
-        "reach_tokens": _rounded(recommendation.reach_tokens),
+        "reach_params": _rounded(recommendation.reach.params),
+        "reach_tokens": _rounded(recommendation.reach.tokens),
         "parameters": {
             name: {
                 "status": str(recommended.status),

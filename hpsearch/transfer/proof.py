@@ -12,7 +12,7 @@ from hpsearch.events import Predicted, Role, TrialState
 from hpsearch.plan import PROOF, architecture, rung_tokens, smallest_batch
 from hpsearch.spec import Spec
 from hpsearch.state import SearchState
-from hpsearch.surface import Surface, fit_surface
+from hpsearch.surface import Priors, Surface, fit_surface
 from hpsearch.trials_table import observations
 from search_spaces.parameter import Parameter
 
@@ -54,9 +54,15 @@ def can_predict(state: SearchState) -> bool:
     return measured >= MIN_OBSERVATIONS
 
 
-def fit_search(state: SearchState, proof: bool) -> Surface:
+def fit_search(state: SearchState, proof: bool, priors: Priors = "neutral") -> Surface:
     """The surface of a search; its draws are seeded from the search."""
-    return fit_surface(observations(state, proof), state.spec.parameters, state.spec.seed)
+    return fit_surface(
+        observations(state, proof),
+        state.spec.parameters,
+        state.spec.seed,
+        priors,
+        sequence_tokens=state.spec.context_tokens,
+    )
 
 
 def predict(state: SearchState) -> Predicted:

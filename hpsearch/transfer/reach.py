@@ -4,30 +4,70 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hpsearch.surface import Surface
+import numpy as np
 
-MAX_REACH_PARAMS = 16.0  # beyond the largest size measured; a ladder of 16x has shown no more
+from hpsearch.surface import Surface
+from hpsearch.transfer.advice import Reach, beyond_the_space
+from hpsearch.transfer.status import tolerance
+
+MAX_REACH_PARAMS = 16.0  # beyond the largest size measured: a ladder of 16x has shown no more
 MAX_REACH_TOKENS = 64.0  # beyond the largest budget measured: sizes at equal tokens per parameter move both
 EDGE_OCTAVES = 0.25  # an optimum this near the end of the range may lie beyond it
 
 
+def supported_reach(surface: Surface) -> float:
+    """Times the largest size measured that the back-test supports.
+
+    Where the largest size was predicted badly from the smaller ones, no more than that prediction reached.
+    """
+    sizes = np.unique(surface.sweep.settings[:, 0])
+    return float(sizes[-1] / sizes[-2]) if costly_misses(surface) else MAX_REACH_PARAMS
+
+
+def reach(surface: Surface, params: float, tokens: float) -> Reach:
+    """How far N = `params`, D = `tokens` lie beyond what was measured."""
+    largest = surface.sweep.settings.max(axis=0)
+    return Reach(
+        params=params / float(largest[0]),
+        tokens=tokens / float(largest[1]),
+        supported_params=supported_reach(surface),
+    )
+
+
+def costly_misses(surface: Surface) -> tuple[str, ...]:
+    """Parameters whose back-test missed its 80 % interval and lost what can be seen."""
+    return tuple(
+        name for name, tested in surface.backtest.items() if not tested.inside and tested.regret > tolerance(surface)
+    )
+
+
 def refusal(surface: Surface, params: float, tokens: float) -> str:
     """Why a recommendation for N = `params`, D = `tokens` would be a guess; empty where it is not."""
+    return "; ".join(_reasons(surface, params, tokens))
+
+
+def _reasons(surface: Surface, params: float, tokens: float) -> Iterator[str]:
     settings = surface.sweep.settings
     if surface.num_settings < 2 and (settings != (params, tokens)).any():
-        return "one setting only: no drift can be seen; add a smaller or a larger model, or another budget"
+        yield "one setting only: no drift can be seen; add a smaller or a larger model, or another budget"
+        return
     reach_params, reach_tokens = params / settings[:, 0].max(), tokens / settings[:, 1].max()
-    if reach_params > MAX_REACH_PARAMS:
-        return (
-            f"reach: the target has {reach_params:,.0f}x the parameters of the largest size measured, at most "
-            f"{MAX_REACH_PARAMS:.0f}x is supported; measure larger models, or --accept-reach"
+    supported, missed = supported_reach(surface), costly_misses(surface)
+    if reach_params > supported:
+        why = (
+            f"the back-test missed {', '.join(missed)} at {supported:.3g}x" if missed else "a ladder has shown no more"
+        )
+        yield (
+            f"reach: the target has {reach_params:,.3g}x the parameters of the largest size measured, at most "
+            f"{supported:.3g}x is supported, as {why}; measure larger models, or --accept-reach"
         )
     if reach_tokens > MAX_REACH_TOKENS:
-        return (
-            f"reach: the target has {reach_tokens:,.0f}x the tokens of the longest run measured, at most "
+        yield (
+            f"reach: the target has {reach_tokens:,.3g}x the tokens of the longest run measured, at most "
             f"{MAX_REACH_TOKENS:.0f}x is supported; train longer (a search: raise rung_ratios), or --accept-reach"
         )
-    return ""
+    for name in beyond_the_space(surface):
+        yield f"edge: at the largest size the best {name} lies outside the values tested; widen them, or --accept-reach"
 
 
 def is_at_edge(center: float, bounds: tuple[float, float]) -> bool:

@@ -8,26 +8,33 @@ from math import isfinite
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from hpsearch.imported_table import ImportedTable
-from hpsearch.laws import FLOPS_PER_PARAMETER_TOKEN
-from hpsearch.next_trial import Option, most_gain
 from hpsearch.surface import Estimate, Exponent, Priors, Surface, fit_surface
 from hpsearch.surface_stability import stability
-from hpsearch.transfer.reach import EDGE_OCTAVES, broken_sizes_warning, is_at_edge, refusal
+from hpsearch.transfer.advice import (
+    Alternative,
+    Comparison,
+    EarlyLoss,
+    NextTrial,
+    Reach,
+    TieSet,
+    alternatives,
+    best_next_trial,
+    compared,
+    early_loss,
+    model_error_share,
+    predicted_loss,
+    tie_set,
+)
+from hpsearch.transfer.part import Part
+from hpsearch.transfer.reach import EDGE_OCTAVES, broken_sizes_warning, is_at_edge, reach, refusal
 from hpsearch.transfer.status import Status, decide
 from search_spaces.parameter import Parameter
 
 MIN_SETTINGS = 3  # below it the drift and what strays from it cannot be told apart
 
 Interval = tuple[float, float]
-
-
-class Part(BaseModel):
-    """Base of the parts of a recommendation; its fields are the JSON that programs read."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Setting(Part):
@@ -43,6 +50,7 @@ class RecommendedValue(Part):
     value: float
     interval80: Interval
     interval95: Interval
+    tie_set: TieSet | None  # null of what the user holds
     status: Status
     reason: str
 
@@ -63,29 +71,11 @@ class ExponentReports(Part):
     tokens: ExponentReport
 
 
-class Comparison(Part):
-    """What the user's own configuration costs at the target; fractions of the loss."""
-
-    expected_regret: float
-    interval90: Interval
-    regret_bound90: float
-    better_than_recommended_probability: float
-
-
 class PredictedLoss(Part):
     """The loss of one run of the recommended configuration."""
 
     value: float
     interval90: Interval
-
-
-class NextTrial(Part):
-    """The run that would lower the expected regret most for its cost."""
-
-    params: float
-    tokens: float
-    parameters: dict[str, float]
-    expected_regret_after: float
 
 
 class TableRecommendation(Part):
@@ -96,12 +86,16 @@ class TableRecommendation(Part):
     expected_regret: float
     regret_bound90: float
     exponents: dict[str, ExponentReports]
+    model_error_share: float  # of the expected regret, what the hold-out says that the form cannot do
     compare: Comparison | None
+    alternatives: dict[str, Alternative]  # published laws, and the largest size's best copied
     predicted_loss: PredictedLoss
     priors: dict[str, float]  # weight of each hypothesis
     backtest: dict[str, dict[str, Any]] | None
     stability: dict[str, Any] | None  # of the recommended configuration; null where no learning rate varies
     next_trial: NextTrial | None
+    early_loss: EarlyLoss
+    reach: Reach
     assumptions: dict[str, tuple[float, float]]  # mean and sd of what was believed before any run, logs and octaves
     refused: str | None
     warnings: tuple[str, ...]
@@ -129,10 +123,11 @@ def recommend_from_table(table: ImportedTable, question: Question) -> TableRecom
     estimates = surface.optimum(target.params, target.tokens, fixed)
     config = {p.name: fixed[p.name] if p.name in fixed else estimates[p.name].value for p in table.parameters}
     regret = surface.expected_regret(target.params, target.tokens, config)
-    loss = surface.predict_loss(target.params, target.tokens, config)
-    stable = stability(surface, target.params, target.tokens, config)
+    loss = predicted_loss(surface, config, (target.params, target.tokens))
+    at = target.params, target.tokens
+    stable = stability(surface, *at, config)
     free = {
-        p.name: _recommended(surface, p, estimates[p.name], target) for p in table.parameters if p.name in estimates
+        p.name: _recommended(surface, p, estimates[p.name], config, at) for p in table.parameters if p.name in estimates
     }
     return TableRecommendation(
         target=target,
@@ -143,67 +138,50 @@ def recommend_from_table(table: ImportedTable, question: Question) -> TableRecom
             name: ExponentReports(params=_reported(exponents.params), tokens=_reported(exponents.tokens))
             for name, exponents in surface.exponents.items()
         },
-        compare=None if question.compare is None else _compare(surface, target, question.compare, config),
+        model_error_share=model_error_share(surface, config, at),
+        compare=None if question.compare is None else compared(surface, question.compare, config, at),
+        alternatives=alternatives(surface, config, at),
         predicted_loss=PredictedLoss(value=loss.median, interval90=(loss.low90, loss.high90)),
         priors=dict(surface.weights),
         backtest={name: asdict(tested) for name, tested in surface.backtest.items()} or None,
         stability=None if stable is None else asdict(stable),
-        next_trial=_next_trial(surface, table, target, regret.mean),
+        next_trial=best_next_trial(surface, table.parameters, at, regret.mean),
+        early_loss=early_loss(surface, config, at),
+        reach=reach(surface, *at),
         assumptions=surface.assumptions,
-        refused=refusal(surface, target.params, target.tokens) or None,
+        refused=refusal(surface, *at) or None,
         warnings=(*table.warnings, *_warnings(surface, table, target)),
     )
 
 
-def _recommended(surface: Surface, parameter: Parameter, estimate: Estimate, target: Setting) -> RecommendedValue:
-    decided = decide(surface, parameter, estimate.value, target.params, target.tokens)
+def _recommended(
+    surface: Surface, parameter: Parameter, estimate: Estimate, config: Mapping[str, float], at: tuple[float, float]
+) -> RecommendedValue:
+    decided = decide(surface, parameter, estimate.value, *at)
     return RecommendedValue(
         value=estimate.value,
         interval80=(estimate.low80, estimate.high80),
         interval95=(estimate.low95, estimate.high95),
+        tie_set=tie_set(surface, parameter, config, at),
         status=decided.status,
         reason=decided.reason,
-    )
-
-
-def _next_trial(surface: Surface, table: ImportedTable, target: Setting, regret: float) -> NextTrial:
-    """The best next run among the tested settings and one of twice the largest size."""
-    settings = surface.sweep.settings.tolist()
-    largest = 2 * settings[-1][0], 2 * settings[-1][1]
-    reachable = [Option(n, d, FLOPS_PER_PARAMETER_TOKEN * n * d) for n, d in [*settings, largest]]
-    options = [option for option in reachable if option.flops <= reachable[-1].flops]
-    box = np.array([parameter.bounds for parameter in table.parameters])
-    proposal = most_gain(surface, box, options, (target.params, target.tokens), [])
-    pairs = zip(table.parameters, proposal.coordinates.tolist(), strict=True)
-    return NextTrial(
-        params=proposal.option.params,
-        tokens=proposal.option.tokens,
-        parameters={parameter.name: parameter.value(octaves) for parameter, octaves in pairs},
-        expected_regret_after=max(0.0, regret - proposal.gain),
     )
 
 
 def _held(value: float) -> RecommendedValue:
     interval = value, value
     return RecommendedValue(
-        value=value, interval80=interval, interval95=interval, status=Status.FIXED, reason="held by --fix"
+        value=value,
+        interval80=interval,
+        interval95=interval,
+        tie_set=None,
+        status=Status.FIXED,
+        reason="held by --fix",
     )
 
 
 def _reported(exponent: Exponent) -> ExponentReport:
     return ExponentReport(**asdict(exponent), prior_only=exponent.prior_only)
-
-
-def _compare(surface: Surface, target: Setting, theirs: Mapping[str, float], ours: Mapping[str, float]) -> Comparison:
-    regret = surface.regret_draws(target.params, target.tokens, theirs)
-    recommended = surface.regret_draws(target.params, target.tokens, ours)
-    low, bound90, high = np.quantile(regret, [0.05, 0.9, 0.95]).tolist()
-    return Comparison(
-        expected_regret=float(regret.mean()),
-        interval90=(low, high),
-        regret_bound90=bound90,
-        better_than_recommended_probability=float((regret < recommended).mean()),
-    )
 
 
 def _warnings(surface: Surface, table: ImportedTable, target: Setting) -> Iterator[str]:

@@ -15,9 +15,14 @@ from tests.conftest import REPOSITORY
 ALLOWED = {
     "torch": {"trials"},
     "ray": {"hpsearch/scheduler", "hpsearch/search", "hpsearch/trainable", "hpsearch/runners"},
-    "mlflow": {"hpsearch/record", "hpsearch/ui"},
-    "optuna": {"hpsearch/sampler"},
-    "matplotlib": {"hpsearch/figure", "hpsearch/parametrization_figure"},
+    "mlflow": {"hpsearch/record", "hpsearch/ui", "hpsearch/imports/mlflow_runs"},
+    "optuna": {"hpsearch/sampler", "hpsearch/imports/optuna_trials", "hpsearch/transfer/importance"},
+    "matplotlib": {
+        "hpsearch/figure",
+        "hpsearch/parametrization_figure",
+        "hpsearch/plan_figure",
+        "hpsearch/sensitivity_figure",
+    },
     "trials": {"hpsearch", "trials"},
     "hpsearch": {"hpsearch"},
 }

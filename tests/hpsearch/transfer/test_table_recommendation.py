@@ -184,10 +184,11 @@ def test_the_command_prints_the_whole_schema(
     assert set(found) == {
         *("target", "parameters", "expected_regret", "regret_bound90", "exponents", "compare", "predicted_loss"),
         *("priors", "backtest", "stability", "next_trial", "assumptions", "refused", "warnings"),
+        *("alternatives", "model_error_share", "early_loss", "reach"),
     }
     assert found["target"] == {"params": 8e6, "tokens": 1.6e8}
     assert set(found["parameters"]) == {"lr", "batch_size"}
-    assert set(found["parameters"]["lr"]) == {"value", "interval80", "interval95", "status", "reason"}
+    assert set(found["parameters"]["lr"]) == {"value", "interval80", "interval95", "tie_set", "status", "reason"}
     assert found["parameters"]["batch_size"]["status"] == "FIXED" and found["parameters"]["batch_size"]["value"] == 128
     assert set(found["exponents"]["lr"]["params"]) == {"value", "sd", "posterior_over_prior_sd", "prior_only"}
     assert set(found["compare"]) == {
@@ -206,7 +207,7 @@ def test_the_command_prints_for_people(
     assert run(monkeypatch, "--trials", str(path), "--target", "gpt3-1.3b", *compare) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert all(text in shown for text in ("recommended for N = 1,208", "refused reach", "priors: neutral 100%"))
-    assert "your configuration: expected regret" in shown and "octaves by which the optimum moves" in shown
+    assert "│ yours" in shown and "│ step_law" in shown and "octaves by which the optimum moves" in shown
     assert run(monkeypatch, "--trials", str(path), "--target", "gpt3-1.3b", "--accept-reach") == 0
     assert "refused" not in capsys.readouterr().out
 
@@ -216,8 +217,7 @@ def test_the_command_prints_for_people(
     [
         ([], "needs SEARCH or --trials TABLE, got neither"),
         (["tiny", "--trials", "TABLE"], "needs SEARCH or --trials TABLE, got both"),
-        (["tiny", "--fix", "lr=1"], "--fix: needs --trials TABLE, got SEARCH"),
-        (["tiny", "--priors", "public"], "--priors: needs --trials TABLE, got SEARCH"),
+        (["tiny", "--where", "lr=1"], "--where: needs --trials TABLE, got SEARCH"),
         (["tiny", "--search-space", "x.yaml"], "--search-space: needs --trials TABLE"),
         (["--trials", "TABLE"], "--target: required with --trials"),
         (["--trials", "TABLE", "--target", "width=64,depth=2"], "must give params and tokens"),
