@@ -29,6 +29,7 @@ Array = NDArray[np.float64]
 REQUIRED = ("params", "tokens", "loss")
 MIN_FINITE_LOSSES = 5
 MAX_COUNT = 1e30  # of parameters and tokens; no run or target comes near
+MAX_SETTINGS = 200  # the fit has three unknowns for each
 COLLINEAR = 0.98  # correlation of log N and log D over settings above which their drifts cannot be told apart
 EVERY_ROW: Mapping[str, str] = MappingProxyType({})
 
@@ -86,6 +87,7 @@ def table_of(file: TableFile, space: SpaceFile = NO_SPACE) -> ImportedTable:
     measured = {"params": read_counts(file, "params"), "tokens": read_counts(file, "tokens"), "loss": read_losses(file)}
     table = pd.DataFrame(measured | dict(columns.values)).assign(shape=_shapes(file))
     _check_totals(file, table)
+    _check_settings(file, table)
     return ImportedTable(
         path=file.path,
         observations=_identified(file, table, tuple(columns.values)),
@@ -169,6 +171,16 @@ def _check_totals(file: TableFile, table: pd.DataFrame) -> None:
         totals = file.numbers("params_total")
         wrong = table["params"].to_numpy() > totals
         file.refuse_where("params_total", wrong, "must not be below params", "params counts without embeddings")
+
+
+def _check_settings(file: TableFile, table: pd.DataFrame) -> None:
+    """Each size and budget has an optimum of its own: a table that logs every step has as many as steps."""
+    count = len(table[["params", "tokens"]].drop_duplicates())
+    if count > MAX_SETTINGS:
+        raise UserError(
+            f"{file.path}: params, tokens: at most {MAX_SETTINGS} different sizes and budgets may stand together, got "
+            f"{count:,}; keep the last row of each run, or round params and tokens of runs that belong together"
+        )
 
 
 def _identified(file: TableFile, table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:

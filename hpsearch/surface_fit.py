@@ -25,6 +25,7 @@ REFERENCE_NOISE = 0.0012  # relative sd of one run of a large model, smoothed tr
 REFERENCE_DOF = 4.0  # how many residuals the prior on the noise is worth
 NOISE_GROWTH = 0.15  # of the excess: far from the optimum runs are noisier and the bowl is less true
 NEAR_OCTAVES = 0.5  # within which runs share what the form misses
+MOST_COMPARED = 500  # runs of a setting with which each is compared
 RUNG_CORRELATION = 0.7  # between the rungs of one trial
 # Excess beyond which a run only says "bad", and the least sd, pass by pass. The first sd keeps a wrong guess
 # of the valley from being fitted to the noise.
@@ -172,8 +173,16 @@ def crowding(sweep: Sweep, rows: NDArray[np.bool_]) -> Array:
     coordinates, count = sweep.rows.coordinates[rows], np.zeros(int(rows.sum()))
     for setting in sweep.rows.setting_of[rows].T:  # one after the other: all pairs of a large table fill the memory
         here = setting > 0
-        count[here] = nearness(coordinates[here], coordinates[here]).sum(axis=1)
+        count[here] = _crowd(coordinates[here])
     return count
+
+
+def _crowd(points: Array) -> Array:
+    """How many points (A, P) share the place of each, itself included, (A,); of very many, from some of them."""
+    some = points[np.random.default_rng(0).permutation(len(points))[:MOST_COMPARED]] if len(points) else points
+    slices = np.array_split(points, max(1, len(points) // MOST_COMPARED))
+    shared = np.concatenate([nearness(part, some).sum(axis=1) for part in slices])
+    return np.asarray(np.maximum(shared * (len(points) / max(len(some), 1)), 1.0))
 
 
 def nearness(points: Array, others: Array) -> Array:

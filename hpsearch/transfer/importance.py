@@ -24,7 +24,10 @@ from pydantic import BaseModel, ConfigDict
 from search_spaces.parameter import Parameter
 
 MIN_RUNS = 20  # below, both measures follow luck
+MAX_RUNS = 1000  # more change nothing but the time
 SEED = 0
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 class Importance(BaseModel):
@@ -52,6 +55,8 @@ def importance(runs: pd.DataFrame, parameters: Sequence[Parameter]) -> Importanc
         return None
     params, tokens = max(sizes.index[sizes == sizes.max()])
     here = finite[(finite["params"] == params) & (finite["tokens"] == tokens)]
+    if len(here) > MAX_RUNS:
+        here = here.sample(MAX_RUNS, random_state=SEED)
     varied = [parameter for parameter in parameters if here[parameter.name].nunique() > 1]
     if not varied:
         return None

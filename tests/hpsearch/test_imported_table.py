@@ -258,3 +258,11 @@ def test_designs_that_cannot_tell_n_from_d_are_warned_of(
 ) -> None:
     rows = [f"{n},{d},3,{rate}e-3" for n, d in settings for rate in (1, 2, 3)]
     assert any(said in warning for warning in read(tmp_path, rows).warnings)
+
+
+def test_a_table_that_logs_every_step_is_told_how_to_be_read(tmp_path: Path) -> None:
+    rows = "".join(f"1e6,{1000 + step},{3 - step / 1e4},{1e-3 * (1 + step % 3)}\n" for step in range(500))
+    path = tmp_path / "steps.csv"
+    path.write_text("params,tokens,loss,lr\n" + rows)
+    with pytest.raises(UserError, match="at most 200 different sizes and budgets.*got 500; keep the last row"):
+        read_table(path)

@@ -20,6 +20,7 @@ from hpsearch.imported_table import ImportedTable, read_table
 from hpsearch.surface import fit_surface
 from hpsearch.transfer.status import Status
 from hpsearch.transfer.table_recommendation import Question, Setting, TableRecommendation, recommend_from_table
+from search_spaces.parameter import Parameter, Scale
 
 TARGET = Setting(params=8e6, tokens=1.6e8)
 SIZES, RATIOS = (2.5e5, 1e6, 4e6), (8, 40)
@@ -246,3 +247,25 @@ def test_mistakes_on_the_command_line_are_told(
     assert run(monkeypatch, *[given.get(argument, argument) for argument in arguments]) == 2
     error = capsys.readouterr().err
     assert said in error and "Traceback" not in error
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_rows_are_read_and_the_truth_is_recommended() -> None:
+    """All pairs of them would fill any memory."""
+    rng = np.random.default_rng(0)
+    settings = [(size, ratio * size) for size in SIZES for ratio in RATIOS]
+    chosen = np.array(settings)[rng.integers(0, len(settings), 100_000)]
+    octaves = np.array([best(params, tokens) for params, tokens in settings])
+    place = {setting: octaves[i] for i, setting in enumerate(settings)}
+    center = np.array([place[(params, tokens)] for params, tokens in chosen.tolist()])
+    off = rng.uniform(-2, 2, (100_000, 2))
+    floor = 1.5 + 30 * chosen[:, 0] ** -0.35 + 40 * chosen[:, 1] ** -0.35
+    excess = 0.005 * off[:, 0] ** 2 + 0.004 * off[:, 1] ** 2 + 0.001 * rng.standard_normal(100_000)
+    rate, batch = (2.0 ** (center + off)).T
+    runs = pd.DataFrame({"params": chosen[:, 0], "tokens": chosen[:, 1], "loss": floor * np.exp(excess)})
+    runs = runs.assign(lr=rate, batch_size=batch, seed=0, trial=[str(i) for i in range(100_000)], shape="")
+    parameters = tuple(Parameter(name, runs[name].min(), runs[name].max(), Scale.LOG) for name in ("lr", "batch_size"))
+    table = ImportedTable("made up", runs, parameters, (), {}, ())
+    found = recommend_from_table(table, Question(TARGET)).parameters
+    for name, truth in zip(("lr", "batch_size"), best(TARGET.params, TARGET.tokens), strict=True):
+        assert abs(math.log2(found[name].value) - truth) < 0.4
