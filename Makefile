@@ -46,6 +46,10 @@ benchmark: $(VENV)/installed ## the figures of the README, measured again (about
 	$(BIN)/python -m tests.benchmarks.tuning_simulator --track one_size
 	$(BIN)/python -m tests.benchmarks.tuning_simulator --track small_to_large
 	$(BIN)/python -m tests.benchmarks.pruning
+	$(BIN)/python -m tests.benchmarks.freezing
+	$(BIN)/python -m tests.benchmarks.loss_prediction
+	$(BIN)/python -m tests.benchmarks.shapes
+	$(BIN)/python -m tests.benchmarks.tuning_outlook
 
 .venv-models/installed: tests/verify_models/requirements.txt constraints.txt
 	$(PYTHON) -m venv .venv-models

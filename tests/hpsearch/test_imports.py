@@ -16,7 +16,12 @@ ALLOWED = {
     "torch": {"trials"},
     "ray": {"hpsearch/scheduler", "hpsearch/search", "hpsearch/trainable", "hpsearch/runners"},
     "mlflow": {"hpsearch/record", "hpsearch/ui", "hpsearch/imports/mlflow_runs"},
-    "optuna": {"hpsearch/sampler", "hpsearch/imports/optuna_trials", "hpsearch/transfer/importance"},
+    "optuna": {
+        "hpsearch/sampler",
+        "hpsearch/imports/optuna_trials",
+        "hpsearch/transfer/importance",
+        "hpsearch/optuna_sampler",
+    },
     "matplotlib": {
         "hpsearch/figure",
         "hpsearch/parametrization_figure",
