@@ -31,10 +31,17 @@ Shown = TypeVar("Shown", "Recommendation", "TableRecommendation")
 @click.option("--compare", metavar="FILE", type=PATH, help="YAML or JSON file of parameters: what would they cost?")
 @click.option("--where", metavar="COLUMN=VALUE", multiple=True, help="Read only these rows of TABLE.")
 @click.option("--accept-reach", is_flag=True, help="Take a recommendation beyond what the trials support as it is.")
+@click.option("--sheet", metavar="FILE", type=PATH, help="Of a SEARCH: write all of it as a Markdown page too.")
 @json_option
 @home_option
 def recommend(
-    search: str | None, target: str | None, accept_reach: bool, as_json: bool, home: Path, **of_table: Any
+    search: str | None,
+    target: str | None,
+    accept_reach: bool,
+    sheet: Path | None,
+    as_json: bool,
+    home: Path,
+    **of_table: Any,
 ) -> None:
     """Print what SEARCH, or a table of runs, recommends for a target: values, intervals, reasons, warnings.
 
@@ -49,7 +56,13 @@ def recommend(
     A target beyond the reach of the trials is marked as refused, with the reason; the exit code is 0.
     """
     from hpsearch.imports.imported_search import asked_as_table
-    from hpsearch.recommend_command import TableOptions, ask_of_search, check_source, recommend_for_table
+    from hpsearch.recommend_command import (
+        TableOptions,
+        ask_of_search,
+        check_no_sheet,
+        check_source,
+        recommend_for_table,
+    )
     from hpsearch.transfer.recommend import recommend as recommend_for
     from hpsearch.view import proof_table, recommendation_table
     from hpsearch.view_table import table_recommendation_view
@@ -57,11 +70,18 @@ def recommend(
     search, of_table = asked_as_table(home.absolute(), search, of_table)
     check_source("recommend", search, of_table)
     if search is None:
+        check_no_sheet(sheet)
         _show(recommend_for_table(target, TableOptions(**of_table)), [table_recommendation_view], accept_reach, as_json)
         return
     _, state = open_search(search, home)
     ask = ask_of_search(state, of_table["priors"], of_table["fix"], of_table["compare"])
-    found = recommend_for(state, target_of(target, state), ask)
+    resolved = target_of(target, state)
+    found = recommend_for(state, resolved, ask)
+    if sheet is not None:
+        from hpsearch.export.sheet import sheet as sheet_of
+        from hpsearch.folder import write_whole
+
+        write_whole(sheet, sheet_of(state, resolved, found))
     _show(found, [recommendation_table, proof_table], accept_reach, as_json)
 
 

@@ -56,6 +56,16 @@ def check_source(command: str, search: str | None, of_table: Mapping[str, Any]) 
         raise UserError(f"--{name.replace('_', '-')}: needs --trials TABLE, got SEARCH; leave it out")
 
 
+def check_no_sheet(sheet: Path | None) -> None:
+    """A sheet names a recipe, corpus and ledger, which a table has not.
+
+    Raises:
+        UserError: one is asked for.
+    """
+    if sheet is not None:
+        raise UserError("--sheet: needs SEARCH, got --trials TABLE or an import; leave it out, or use --json")
+
+
 def recommend_for_table(target: str | None, options: TableOptions) -> TableRecommendation:
     """Reads a table and answers.
 

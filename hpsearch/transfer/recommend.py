@@ -263,6 +263,7 @@ def _free(
     low80, high80, low95, high95 = (
         _held(surface, parameter, end) for end in (estimate.low80, estimate.high80, estimate.low95, estimate.high95)
     )
+    low95, high95 = min(low95, low80), max(high95, high80)  # an end where no trial can run came back further
     tied = tie_set(surface, parameter, config, at)
     inside = {end: _held(surface, parameter, getattr(tied, end)) for end in ("low", "high")}
     return Recommended(

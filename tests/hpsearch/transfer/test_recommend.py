@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -89,3 +90,15 @@ def test_the_command_takes_priors_fixed_values_and_a_configuration(tiny: SearchF
     assert sum(found["priors"].values()) == pytest.approx(1.0)
     refused = CliRunner().invoke(cli, ["recommend", tiny.path.name, "--home", str(tiny.path.parent), "--where", "a=1"])
     assert "--where: needs --trials TABLE, got SEARCH" in str(refused.exception)
+
+
+def test_the_sheet_says_all_and_carries_the_hash_of_the_recipe(tiny: SearchFolder, tmp_path: Path) -> None:
+    page, exported = tmp_path / "sheet.md", tmp_path / "recipe.yaml"
+    home = ["--home", str(tiny.home)]
+    assert CliRunner().invoke(cli, ["recommend", tiny.name, *home, "--sheet", str(page)]).exit_code == 0
+    assert CliRunner().invoke(cli, ["export", tiny.name, *home, "-o", str(exported)]).exit_code == 0
+    text = page.read_text()
+    assert hashlib.sha256(exported.read_bytes()).hexdigest() in text
+    assert all(part in text for part in ("## How sure", "## Evidence", "## Warnings", "| learning_rate |", "corpus "))
+    big = CliRunner().invoke(cli, ["recommend", tiny.name, *home, "--target", "gpt3-1.3b", "--sheet", str(page)])
+    assert big.exit_code == 0 and "**Refused:** reach" in page.read_text()
