@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from hpsearch.cli_answers import ask_tell, export, recommend, replay
+from hpsearch.cli_big_run import watch_target
 from hpsearch.cli_options import cache_option, home_option, json_option, json_output_option, live_option, quiet_option
 from hpsearch.exit_codes import OUR_FAULT, STOPPED, USER_ERROR
 from search_spaces.errors import UserError
@@ -38,11 +39,12 @@ def cli() -> None:
     Take the recipe to your trainer:
         hpsearch export quickstart -o recommended.yaml
 
-    Exit codes: 0 done, 2 something you gave is wrong, 3 stopped and resumable, 1 our fault.
+    Exit codes: 0 done, 2 something you gave is wrong, 3 stopped and resumable, 4 done, and you have to act,
+    1 our fault.
     """
 
 
-for command in (recommend, export, replay, ask_tell):
+for command in (recommend, export, replay, ask_tell, watch_target):
     cli.add_command(command)
 
 

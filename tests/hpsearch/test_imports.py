@@ -17,7 +17,7 @@ ALLOWED = {
     "ray": {"hpsearch/scheduler", "hpsearch/search", "hpsearch/trainable", "hpsearch/runners"},
     "mlflow": {"hpsearch/record", "hpsearch/ui"},
     "optuna": {"hpsearch/sampler"},
-    "matplotlib": {"hpsearch/figure", "hpsearch/parametrization_figure"},
+    "matplotlib": {"hpsearch/figure", "hpsearch/parametrization_figure", "hpsearch/watch_figure"},
     "trials": {"hpsearch", "trials"},
     "hpsearch": {"hpsearch"},
 }
