@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from hpsearch.cli_answers import ask_tell, export, recommend, replay
-from hpsearch.cli_big_run import watch_target
+from hpsearch.cli_big_run import recheck, watch_target
 from hpsearch.cli_options import cache_option, home_option, json_option, json_output_option, live_option, quiet_option
 from hpsearch.exit_codes import OUR_FAULT, STOPPED, USER_ERROR
 from search_spaces.errors import UserError
@@ -44,7 +44,7 @@ def cli() -> None:
     """
 
 
-for command in (recommend, export, replay, ask_tell, watch_target):
+for command in (recommend, export, replay, ask_tell, watch_target, recheck):
     cli.add_command(command)
 
 

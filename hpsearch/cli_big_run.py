@@ -74,3 +74,50 @@ def watch_target(
         Console().print(watched_view(watched.answer))
     if watched.answer.verdict.needs_action:
         sys.exit(ACTION_NEEDED)
+
+
+@click.command()
+@click.argument("search", required=False)
+@trials_option
+@space_option
+@where_option
+@target_option
+@click.option("--changed", metavar="NAME=VALUE", multiple=True, help="What is no longer as in the trials.")
+@click.option("--results", metavar="TABLE", type=PATH, help="The runs after the change.  [default: print which to run]")
+@json_option
+@home_option
+def recheck(
+    search: str | None,
+    changed: tuple[str, ...],
+    results: Path | None,
+    as_json: bool,
+    home: Path,
+    trials: Path | None,
+    search_space: Path | None,
+    where: tuple[str, ...],
+    target: str | None,
+) -> None:
+    """After a change of data, sequence length or architecture: which findings of SEARCH, or a table, still stand?
+
+    Prints three trials to run under the changed conditions, at the cheapest setting that tells. With their --results
+    (columns params, tokens, loss and the parameters) each finding stands, has moved, or is not told: where the best
+    learning rate lies, what an octave costs, the level of the loss, the edge of stability, and every other value
+    that one more run tries.
+
+    Exit code 4: a finding other than the level has moved.
+    """
+    from rich.console import Console
+
+    from hpsearch.big_run_source import SourceOptions
+    from hpsearch.recheck_command import RecheckOptions, answer_recheck
+    from hpsearch.transfer.recheck import RecheckPlan
+    from hpsearch.view_recheck import plan_view, recheck_view
+
+    source = SourceOptions(search, home, trials, search_space, where, target)
+    answer = answer_recheck(RecheckOptions(changed, results), source)
+    if as_json:
+        click.echo(answer.model_dump_json(indent=2))
+    else:
+        Console().print(plan_view(answer, changed) if isinstance(answer, RecheckPlan) else recheck_view(answer))
+    if not isinstance(answer, RecheckPlan) and answer.needs_action:
+        sys.exit(ACTION_NEEDED)

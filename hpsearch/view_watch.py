@@ -22,7 +22,7 @@ COLORS = {
 
 def watched_view(watched: Watched) -> RenderableType:
     """The verdict, what to do, by what explanation, and what to beware of."""
-    explanations = ", ".join(f"{_words(name)} {value:.0%}" for name, value in watched.probability.items())
+    explanations = ", ".join(f"{name} {value:.0%}" for name, value in watched.probability.items())
     lines = [Text(f"-> {remedy}") for remedy in watched.remedy]
     return Group(
         Text(watched.text, style=COLORS[watched.verdict]),
@@ -40,7 +40,3 @@ def _evidence(watched: Watched) -> str:
         f"at {watched.tokens:,.0f} tokens; {watched.num_losses} losses count, from {watched.counted_from:,.0f} to "
         f"{watched.counted_to:,.0f} tokens; predicted for {config}; {gap}"
     )
-
-
-def _words(name: str) -> str:
-    return name.lower().replace("_", " ")

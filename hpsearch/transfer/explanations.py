@@ -2,14 +2,14 @@
 
 Each explanation is a Gaussian over what the losses differ from the course by, so that each has a likelihood:
 
-    on track      nothing but what is uncertain of the course, and the noise of the log
-    rate too low  a gap that grows with each doubling of tokens, to the end or over the first two and then stays
-    level shift   the same factor all along, above the course
-    better        any of these, below it
+    as predicted  nothing but what is uncertain of the course, and the noise of the log
+    gap opens     it grows with each doubling of tokens, to the end or over the first two, and then stays
+    shifted       the same factor all along, above the course
+    below         any of these, below it
 
-A low rate costs nothing at the first step and more with each, which is why its gap opens, and another tokenizer as
-much at the first as at the last. A rate that is far too high has a gap that grows too, but its loss stops falling,
-which a low one's does not.
+A low rate costs nothing at the first step and more with each, which is why its gap opens; another tokenizer costs as
+much at the first as at the last. Once a gap has opened it looks like a shift. A rate that is far too high has a gap
+that opens too, but its loss stops falling, which a low one's does not.
 
 Shapes: R rows of the log, T bins.
 """
@@ -58,7 +58,21 @@ class Verdict(StrEnum):
         return self not in (Verdict.TOO_EARLY, Verdict.ON_TRACK, Verdict.BETTER)
 
 
-PRIOR = {Verdict.ON_TRACK: 0.7, Verdict.RATE_TOO_LOW: 0.1, Verdict.LEVEL_SHIFT: 0.1, Verdict.BETTER: 0.1}
+class Explanation(StrEnum):
+    """Of what the losses differ from the course by."""
+
+    AS_PREDICTED = "as predicted"
+    GAP_OPENS = "gap opens"
+    SHIFTED = "shifted"
+    BELOW = "below"
+
+
+PRIOR = {
+    Explanation.AS_PREDICTED: 0.7,
+    Explanation.GAP_OPENS: 0.1,
+    Explanation.SHIFTED: 0.1,
+    Explanation.BELOW: 0.1,
+}
 
 
 @dataclass(frozen=True)
@@ -75,7 +89,7 @@ class Judgement:
     """What the losses say, and how surely."""
 
     verdict: Verdict
-    probability: Mapping[Verdict, float]  # of each explanation; empty where it is too early
+    probability: Mapping[Explanation, float]
     excess: float  # the last bin's loss over the course, less 1
     level: float  # excess all along, if it is one: fraction of the loss, and its sd
     level_sd: float
@@ -153,14 +167,17 @@ def fall_share(bins: Bins, course: Course) -> float:
     return float(slope / predicted) if predicted < 0 else 1.0
 
 
-def _said(probability: Mapping[Verdict, float], share: float) -> Verdict:
-    worse = {name: probability[name] for name in (Verdict.RATE_TOO_LOW, Verdict.LEVEL_SHIFT)}
-    if sum(worse.values()) >= CERTAIN:
-        if share < STALLED_SHARE:
-            return Verdict.STALLED
-        likelier = max(worse, key=lambda name: worse[name])
-        return likelier if worse[likelier] >= CERTAIN * sum(worse.values()) else Verdict.WORSE
-    return Verdict.BETTER if probability[Verdict.BETTER] >= CERTAIN else Verdict.ON_TRACK
+def _said(probability: Mapping[Explanation, float], share: float) -> Verdict:
+    opens, shifted = probability[Explanation.GAP_OPENS], probability[Explanation.SHIFTED]
+    if probability[Explanation.BELOW] >= CERTAIN:
+        return Verdict.BETTER
+    if opens + shifted < CERTAIN:
+        return Verdict.ON_TRACK
+    if share < STALLED_SHARE:
+        return Verdict.STALLED
+    if max(opens, shifted) < CERTAIN * (opens + shifted):
+        return Verdict.WORSE
+    return Verdict.RATE_TOO_LOW if opens > shifted else Verdict.LEVEL_SHIFT
 
 
 class _Residuals:
@@ -178,15 +195,15 @@ class _Residuals:
         variance = 1.0 / (prior_sd**-2 + direction @ solved)
         return float(variance * (solved @ left)), float(variance**0.5)
 
-    def explained(self, left: Array) -> dict[Verdict, float]:
+    def explained(self, left: Array) -> dict[Explanation, float]:
         """Probability of each explanation of residuals (T,)."""
         flat = [(self.flat, LEVEL_SD)]
         opening = [(self.growing, SLOPE_SD), (self.opening, OPENING_SD)]
         evidence = {
-            Verdict.ON_TRACK: 0.0,
-            Verdict.RATE_TOO_LOW: self._evidence(left, opening, 1.0),
-            Verdict.LEVEL_SHIFT: self._evidence(left, flat, 1.0),
-            Verdict.BETTER: self._evidence(left, flat + opening, -1.0),
+            Explanation.AS_PREDICTED: 0.0,
+            Explanation.GAP_OPENS: self._evidence(left, opening, 1.0),
+            Explanation.SHIFTED: self._evidence(left, flat, 1.0),
+            Explanation.BELOW: self._evidence(left, flat + opening, -1.0),
         }
         log_weight = {name: value + np.log(PRIOR[name]) for name, value in evidence.items()}
         total = np.logaddexp.reduce(list(log_weight.values()))

@@ -15,6 +15,7 @@ from hpsearch.transfer.anneal_gap import AnnealGap
 from hpsearch.transfer.course import BigRun, Course, learning_rate_of, predicted_course
 from hpsearch.transfer.explanations import (
     MIN_LOSSES,
+    Explanation,
     Judgement,
     Verdict,
     binned,
@@ -117,7 +118,7 @@ def _text(verdict: Verdict, judgement: Judgement | None, counted: LossLog, run: 
     excess = f"{judgement.excess:+.1%} against the prediction"
     surely = f"{sum(judgement.probability[part] for part in _PARTS[verdict]):.0%}"
     if verdict is Verdict.ON_TRACK:
-        return f"on track ({surely}): {excess}; {judgement.detectable:.1%} above it would have been told"
+        return f"on track as far as it tells ({surely}): {excess}; {judgement.detectable:.1%} above it would be told"
     if verdict is Verdict.BETTER:
         return f"better than predicted ({surely}): {excess}"
     if verdict is Verdict.STALLED:
@@ -135,13 +136,14 @@ def _text(verdict: Verdict, judgement: Judgement | None, counted: LossLog, run: 
     return f"worse than predicted ({surely}): {excess}; whether the gap opened or was there from the start is not told"
 
 
+_WORSE = (Explanation.GAP_OPENS, Explanation.SHIFTED)
 _PARTS = {
-    Verdict.ON_TRACK: (Verdict.ON_TRACK,),
-    Verdict.BETTER: (Verdict.BETTER,),
-    Verdict.RATE_TOO_LOW: (Verdict.RATE_TOO_LOW,),
-    Verdict.LEVEL_SHIFT: (Verdict.LEVEL_SHIFT,),
-    Verdict.STALLED: (Verdict.RATE_TOO_LOW, Verdict.LEVEL_SHIFT),
-    Verdict.WORSE: (Verdict.RATE_TOO_LOW, Verdict.LEVEL_SHIFT),
+    Verdict.ON_TRACK: (Explanation.AS_PREDICTED,),
+    Verdict.BETTER: (Explanation.BELOW,),
+    Verdict.RATE_TOO_LOW: (Explanation.GAP_OPENS,),
+    Verdict.LEVEL_SHIFT: (Explanation.SHIFTED,),
+    Verdict.STALLED: _WORSE,
+    Verdict.WORSE: _WORSE,
 }
 
 
