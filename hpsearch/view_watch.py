@@ -13,9 +13,9 @@ COLORS = {
     Verdict.ON_TRACK: "green",
     Verdict.BETTER: "green",
     Verdict.RATE_TOO_LOW: "red",
+    Verdict.RATE_TOO_HIGH: "red",
     Verdict.LEVEL_SHIFT: "red",
     Verdict.WORSE: "red",
-    Verdict.STALLED: "bold red",
     Verdict.UNSTABLE: "bold red",
 }
 

@@ -14,6 +14,7 @@ from hpsearch.surface_stability import stability
 from hpsearch.transfer.anneal_gap import AnnealGap
 from hpsearch.transfer.course import BigRun, Course, learning_rate_of, predicted_course
 from hpsearch.transfer.explanations import (
+    FAULTS,
     MIN_LOSSES,
     Explanation,
     Judgement,
@@ -27,7 +28,7 @@ from hpsearch.transfer.unrest import Unrest, find_unrest
 
 SAME_RATE = 1.05  # ratio within which two learning rates are one
 NUM_SHOWN = 60  # token counts of the band
-RAISE_OCTAVES = (0.5, 3.0)  # least and most that a rate is said to be raised by
+BRANCH_OCTAVES = (0.5, 3.0)  # least and most that a rate is said to be changed by on a branch
 MIN_LOWER_OCTAVES = 1.0
 NEAR_WARMUP = 4.0  # warmups within which trouble is blamed on too short a one
 DEVIATIONS80 = 1.2816  # of a normal
@@ -121,29 +122,23 @@ def _text(verdict: Verdict, judgement: Judgement | None, counted: LossLog, run: 
         return f"on track as far as it tells ({surely}): {excess}; {judgement.detectable:.1%} above it would be told"
     if verdict is Verdict.BETTER:
         return f"better than predicted ({surely}): {excess}"
-    if verdict is Verdict.STALLED:
+    if verdict is Verdict.RATE_TOO_HIGH:
         return (
-            f"stalled ({surely}): {excess}; over the last doubling of tokens the loss fell by "
-            f"{max(judgement.fall_share, 0.0):.0%} of what was predicted"
+            f"rate too high ({surely}): {excess}, a gap that grows by {judgement.slope:.1%} ± {judgement.slope_sd:.1%} "
+            "with each doubling of tokens"
         )
     if verdict is Verdict.RATE_TOO_LOW:
-        return (
-            f"rate too low ({surely}): {excess}, a gap that opened by {judgement.slope:.1%} ± {judgement.slope_sd:.1%} "
-            "a doubling of tokens"
-        )
+        return f"rate too low, or far too high ({surely}): {excess}, a gap that opened and no longer grows"
     if verdict is Verdict.LEVEL_SHIFT:
         return f"level shift ({surely}): {judgement.level:+.1%} ± {judgement.level_sd:.1%} all along"
-    return f"worse than predicted ({surely}): {excess}; whether the gap opened or was there from the start is not told"
+    return f"worse than predicted ({surely}): {excess}; not yet told whether the gap grows, opened, or was always there"
 
 
-_WORSE = (Explanation.GAP_OPENS, Explanation.SHIFTED)
 _PARTS = {
     Verdict.ON_TRACK: (Explanation.AS_PREDICTED,),
     Verdict.BETTER: (Explanation.BELOW,),
-    Verdict.RATE_TOO_LOW: (Explanation.GAP_OPENS,),
-    Verdict.LEVEL_SHIFT: (Explanation.SHIFTED,),
-    Verdict.STALLED: _WORSE,
-    Verdict.WORSE: _WORSE,
+    Verdict.WORSE: tuple(FAULTS),
+    **{verdict: (explanation,) for explanation, verdict in FAULTS.items()},
 }
 
 
@@ -160,26 +155,27 @@ def _remedy(
             "compare with the trials: tokenizer and vocabulary, text, held-out or training loss, nats a token; "
             "a gap that is explained so is no reason to change the rate"
         )
-    if verdict in (Verdict.RATE_TOO_LOW, Verdict.LEVEL_SHIFT, Verdict.WORSE):
+    if verdict in (*FAULTS.values(), Verdict.WORSE):
         assert judgement is not None
-        yield "look at the rate that each group of weights really has: one that is scaled down twice falls behind so"
-        yield from _raise(judgement, surface, run)
-    if verdict in (Verdict.STALLED, Verdict.UNSTABLE):
-        sound = unrest.restart_tokens if verdict is Verdict.UNSTABLE else run.warmup_tokens
-        yield from _lower(surface, run, sound)
+        yield "look at the rate that each group of weights really has; one that is scaled twice looks like this"
+        yield from _branches(verdict, judgement, surface, run)
+    if verdict is Verdict.UNSTABLE:
+        yield from _lower(surface, run, unrest.restart_tokens)
 
 
-def _raise(judgement: Judgement, surface: Surface, run: BigRun) -> Iterator[str]:
-    """By as many octaves as cost what the run is behind, by the curvature at the target."""
+def _branches(verdict: Verdict, judgement: Judgement, surface: Surface, run: BigRun) -> Iterator[str]:
+    """Rates to try from the newest checkpoint: off by as many octaves as cost what the run is behind."""
     rate, name = learning_rate_of(surface, run.config), _rate_name(surface)
     if not name:
         return
     curvature = surface.sensitivity(name, run.params, run.tokens).curvature
-    octaves = float(np.clip((max(judgement.excess, 0.0) / curvature) ** 0.5, *RAISE_OCTAVES))
+    octaves = float(np.clip((max(judgement.excess, 0.0) / curvature) ** 0.5, *BRANCH_OCTAVES))
+    low, high = f"{rate / 2**octaves:.3g}", f"{rate * 2**octaves:.3g}"
+    tried = low if verdict is Verdict.RATE_TOO_HIGH else f"{high} and {low}"
     yield (
-        f"if neither is wrong, branch off with {name} raised by {octaves:.1f} octaves, from {rate:.3g} to "
-        f"{rate * 2**octaves:.3g} (that much too low costs {curvature * octaves**2:.1%}), and keep the branch if its "
-        "loss falls below the run's"
+        f"if that is not it, branch off for a tenth of the tokens so far with a {name} of {tried} ({octaves:.1f} "
+        f"octaves from {rate:.3g}, which costs {curvature * octaves**2:.1%} at the target), anneal both the branch and "
+        "the run, and keep what ends lower"
     )
 
 

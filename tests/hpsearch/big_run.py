@@ -59,6 +59,16 @@ def falling_behind(log: pd.DataFrame, a_doubling: float) -> pd.DataFrame:
     return log.assign(loss=log["loss"] * np.exp(a_doubling * octaves))
 
 
+def late(log: pd.DataFrame, doublings: float) -> pd.DataFrame:
+    """The same as that of a run that is some doublings late, having fallen behind after its warmup."""
+    octaves = np.clip(np.log2(log["tokens"] / (TOKENS / 50)), 0.0, doublings)
+    now, then = (
+        np.array([floor(PARAMS, t / (1 - DECAY_SHARE)) for t in tokens])
+        for tokens in (log["tokens"], log["tokens"] / 2**octaves)
+    )
+    return log.assign(loss=log["loss"] * then / now)
+
+
 def written(path: Path, table: pd.DataFrame) -> Path:
     table.to_csv(path, index=False)
     return path

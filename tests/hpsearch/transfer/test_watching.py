@@ -65,14 +65,25 @@ def test_the_gap_is_measured_at_the_rungs(source: Source) -> None:
     assert gap.stray < 0.005 and gap.mean[3] == pytest.approx(0.003, abs=0.002)
 
 
-@pytest.mark.parametrize(
-    ("a_doubling", "verdict"), [(0.01, Verdict.RATE_TOO_LOW), (0.02, Verdict.RATE_TOO_LOW), (-0.05, Verdict.BETTER)]
-)
-def test_a_gap_that_opens_is_the_rate(a_doubling: float, verdict: Verdict, source: Source, tmp_path: Path) -> None:
+@pytest.mark.parametrize("a_doubling", [0.01, 0.02, 0.03])
+def test_a_gap_that_grows_is_a_rate_too_high(a_doubling: float, source: Source, tmp_path: Path) -> None:
     answer = watched(source, truth.falling_behind(truth.big_run(0.6), a_doubling), tmp_path)
-    assert answer.verdict is verdict
-    if verdict is Verdict.RATE_TOO_LOW:
-        assert any("raised by" in remedy for remedy in answer.remedy)
+    assert answer.verdict is Verdict.RATE_TOO_HIGH and answer.verdict.needs_action
+    ours = answer.config["lr"]
+    assert "each group of weights" in answer.remedy[0]
+    assert float(answer.remedy[1].partition("lr of ")[2].split()[0]) < ours / 1.4
+
+
+@pytest.mark.parametrize("late", [1.5, 2.0])
+def test_a_gap_that_opened_is_a_rate_too_low(late: float, source: Source, tmp_path: Path) -> None:
+    answer = watched(source, truth.late(truth.big_run(0.6), late), tmp_path)
+    assert answer.verdict is Verdict.RATE_TOO_LOW
+    assert " and " in answer.remedy[1].partition("lr of ")[2]  # both ways, as far too high looks alike
+
+
+def test_better_than_predicted_needs_no_action(source: Source, tmp_path: Path) -> None:
+    answer = watched(source, truth.falling_behind(truth.big_run(0.6), -0.02), tmp_path)
+    assert answer.verdict is Verdict.BETTER and not answer.verdict.needs_action
 
 
 @pytest.mark.parametrize(("factor", "verdict"), [(1.15, Verdict.LEVEL_SHIFT), (0.85, Verdict.BETTER)])
@@ -83,11 +94,10 @@ def test_a_shift_all_along_is_the_level(factor: float, verdict: Verdict, source:
     assert "tokenizer" in answer.remedy[0] or verdict is Verdict.BETTER
 
 
-def test_a_loss_that_stops_falling_is_not_a_low_rate(source: Source, tmp_path: Path) -> None:
+def test_a_loss_that_stops_falling_is_a_rate_too_high(source: Source, tmp_path: Path) -> None:
     log = truth.big_run(0.6)
-    stuck = log.assign(loss=np.maximum(log["loss"], log["loss"].iloc[4]))
-    answer = watched(source, stuck, tmp_path)
-    assert answer.verdict is Verdict.STALLED and "lowered by" in answer.remedy[0]
+    answer = watched(source, log.assign(loss=np.maximum(log["loss"], log["loss"].iloc[4])), tmp_path)
+    assert answer.verdict is Verdict.RATE_TOO_HIGH
 
 
 def test_spikes_lower_the_rate_and_say_from_where(source: Source, tmp_path: Path) -> None:
@@ -138,7 +148,8 @@ def test_the_learning_rates_of_the_log_tell_its_phases(source: Source, tmp_path:
 
 FAULTS = {
     "none": truth.big_run(0.6),
-    "low": truth.falling_behind(truth.big_run(0.6), 0.02),
+    "high": truth.falling_behind(truth.big_run(0.6), 0.02),
+    "low": truth.late(truth.big_run(0.6), 2.0),
     "level": truth.big_run(0.6).assign(loss=lambda log: log["loss"] * 1.15),
 }
 
