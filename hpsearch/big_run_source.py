@@ -28,8 +28,6 @@ from hpsearch.trials_table import observations
 from search_spaces.errors import UserError
 from trials.trial import TrialConfig
 
-NO_RUNGS = Rungs(*(np.empty(0) for _ in range(4)))
-
 
 @dataclass(frozen=True)
 class SourceOptions:
@@ -41,6 +39,7 @@ class SourceOptions:
     search_space: Path | None
     where: tuple[str, ...]
     target: str | None
+    training: bool = False  # whether the big run's losses are of its training text
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def _of_search(options: SourceOptions, name: str) -> Source:
     return Source(
         table=table,
         surface=fit_surface(table.observations, table.parameters, state.spec.seed),
-        rungs=_rungs_of_search(state),
+        rungs=_rungs_of_search(state, options.training),
         target=Setting(params=target.architecture.params, tokens=target.tokens),
         recommended={name: every[name] for name in names},
         schedule=_schedule(state, target, every),
@@ -96,21 +95,18 @@ def _schedule(state: SearchState, target: ResolvedTarget, values: Mapping[str, f
     return run_config(state.spec, target.architecture, round(target.tokens), values, state.spec.seed)
 
 
-def _rungs_of_search(state: SearchState) -> Rungs:
+def _rungs_of_search(state: SearchState, training: bool) -> Rungs:
     """The rungs whose branch left the trunk at its full rate, the warmup well behind it."""
     rows = [
         (
-            trial.config.architecture.params,
-            measured.tokens,
-            trial.config.learning_rate,
-            measured.raw_loss,
-            measured.loss,
+            *(trial.config.architecture.params, measured.tokens, trial.config.learning_rate),
+            *(measured.raw_loss, measured.loss, measured.train_loss),
         )
         for trial in state.trials.values()
         for measured in trial.measurements
         if measured.loss > 0 and trial.config.branch_tokens(measured.tokens) > 2 * trial.config.warmup_tokens
     ]
-    return _rungs(np.array(rows, np.float64).reshape(-1, 5))
+    return _rungs(np.array(rows, np.float64).reshape(-1, 6), training)
 
 
 def _of_table(options: SourceOptions) -> Source:
@@ -123,7 +119,7 @@ def _of_table(options: SourceOptions) -> Source:
     return Source(
         table=table,
         surface=fit_surface(table.observations, table.parameters, seed=0),
-        rungs=_rungs_of_table(options.trials, where, table),
+        rungs=_rungs_of_table(options.trials, where, table, options.training),
         target=target,
         recommended={name: value.value for name, value in recommendation.parameters.items()},
         schedule=None,
@@ -132,21 +128,30 @@ def _of_table(options: SourceOptions) -> Source:
     )
 
 
-def _rungs_of_table(path: Path, where: Mapping[str, str], table: ImportedTable) -> Rungs:
+def _rungs_of_table(path: Path, where: Mapping[str, str], table: ImportedTable, training: bool) -> Rungs:
     """Where the table has a `raw_loss`: before the anneal, of the run that came to `loss` after it."""
     file = keep(read_file(path), where)
-    if "raw_loss" not in file.cells:
-        return NO_RUNGS
+    if training and "train_loss" not in file.cells:
+        raise UserError(f"{path}: train_loss: needed with --training, no such column; add it, or watch held-out losses")
     rates = [parameter.name for parameter in table.parameters if parameter.known_name == "learning_rate"]
-    rate = file.numbers(rates[0]) if rates else np.full(len(file.cells), np.nan)
-    raw_loss = file.numbers("raw_loss")
-    file.refuse_where("raw_loss", raw_loss <= 0, "must be above 0", "correct it")
+    columns = ["params", "tokens", *rates, "raw_loss", "loss", "train_loss"]
+    numbers = {name: file.numbers(name) for name in columns if name in file.cells}
+    for name in {"raw_loss", "train_loss"} & set(numbers):
+        file.refuse_where(name, numbers[name] <= 0, "must be above 0", "correct it")
+    absent = np.full(len(file.cells), np.nan)
+    rate = numbers[rates[0]] if rates else absent
+    before, train = numbers.get("raw_loss", absent), numbers.get("train_loss", absent)
     return _rungs(
-        np.column_stack([file.numbers("params"), file.numbers("tokens"), rate, raw_loss, file.numbers("loss")])
+        np.column_stack([numbers["params"], numbers["tokens"], rate, before, numbers["loss"], train]), training
     )
 
 
-def _rungs(rows: np.ndarray) -> Rungs:
-    """From N, D, rate, loss before and loss after, (R, 5)."""
-    params, tokens, rate, before, after = rows[np.isfinite(rows[:, 3]) & np.isfinite(rows[:, 4])].T
-    return Rungs(params, tokens, rate, np.log(before / after))
+def _rungs(rows: np.ndarray, training: bool) -> Rungs:
+    """From N, D, rate, loss before and loss after, training loss, (R, 6).
+
+    A training loss is known of the branch only: before it, it is taken to lie as far from the held-out loss.
+    """
+    rows = rows[np.isfinite(rows[:, 3:5]).all(axis=1) & (np.isfinite(rows[:, 5]) | (not training))]
+    params, tokens, rate, before, after, train = rows.T
+    gap = np.log(before / after)
+    return Rungs(params, tokens, rate, gap + np.log(train / after) if training else gap, training)

@@ -25,10 +25,15 @@ where_option = click.option("--where", metavar="COLUMN=VALUE", multiple=True, he
 @space_option
 @where_option
 @target_option
-@click.option("--learning-rate", type=float, help="Peak rate of the run.  [default: the recommended one]")
+@click.option(
+    "--learning-rate",
+    type=click.FloatRange(0, 1e30, True),
+    help="Peak rate of the run.  [default: the recommended one]",
+)
 @click.option("--config", metavar="FILE", type=PATH, help="YAML or JSON file of what the run has otherwise.")
 @click.option("--batch-tokens", type=click.FloatRange(0, 1e30, True), help="Tokens of a step: LOSSES has a step.")
 @click.option("--warmup-tokens", type=click.FloatRange(0, 1e30), help="[default: by LOSSES' rates, or the search]")
+@click.option("--training", is_flag=True, help="LOSSES are of the training text, not held out: a wider band.")
 @click.option("--figure", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path), help="Picture, an SVG.")
 @json_option
 @home_option
@@ -42,6 +47,7 @@ def watch_target(
     search_space: Path | None,
     where: tuple[str, ...],
     target: str | None,
+    training: bool,
     **of_run: Any,
 ) -> None:
     """Is the big run on track? Compare its losses so far with what SEARCH, or a table of runs, predicts.
@@ -49,7 +55,7 @@ def watch_target(
     \b
     LOSSES has a row for each loss and the columns
         tokens         trained on so far; or step, with --batch-tokens
-        loss           held-out, of the kind that the trials were judged by; empty where none was measured
+        loss           held-out, as of the trials, or --training; empty where none was measured
         gradient_norm  before the clip, if you have it
         learning_rate  if you have it; says where the warmup ends and the decay begins
     TABLE may have a raw_loss, that of the run before its rate decayed: it makes the band narrower.
@@ -62,7 +68,7 @@ def watch_target(
     from hpsearch.view_watch import watched_view
     from hpsearch.watch_command import WatchOptions, watch
 
-    source = SourceOptions(search, home, trials, search_space, where, target)
+    source = SourceOptions(search, home, trials, search_space, where, target, training)
     watched = watch(WatchOptions(losses, **of_run), source)
     if figure is not None:
         from hpsearch.watch_figure import draw_watch

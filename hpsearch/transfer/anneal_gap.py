@@ -19,6 +19,7 @@ from hpsearch.surface_model import Array
 # the learning rate. 140 pairs of published runs (5e8 parameters, 1e10 to 1e11 tokens, cooldowns of a tenth) have
 # 0.028 to 0.031, 0.001 per octave of D; proxies of 1e4 to 3e5 parameters, a fifth annealed, 0.01 to 0.1.
 PRIOR = np.array([(0.04, 0.02), (0.0, 0.005), (0.001, 0.005), (0.005, 0.005)])
+TRAINING_LEVEL_SD = 0.1  # of a training loss against a held-out one: other text, and text seen again
 PRIOR_STRAY, PRIOR_DOF = 0.01, 4.0  # sd of a run's gap, and how many rungs that is worth
 MAX_OCTAVES = 3.0  # of the learning rate from its best value, beyond which the gap is not known to follow it
 NUM_PASSES = 3  # each with the spread that the one before has left
@@ -31,7 +32,8 @@ class Rungs:
     params: Array  # (R,)
     tokens: Array  # (R,)
     learning_rate: Array  # (R,) NaN where it is not searched
-    gap: Array  # (R,) ln of the loss before over the loss after
+    gap: Array  # (R,) ln of the loss before over the held-out loss after
+    training: bool = False  # whether the loss before is of the training text
 
     @property
     def count(self) -> int:
@@ -49,20 +51,22 @@ class AnnealGap:
     num_rungs: int
 
     def draws(self, params: float, tokens: Array, learning_rate: float, count: int, seed: int) -> Array:
-        """Draws (K, T) of the gap of a run at some token counts; none below 0."""
+        """Draws (K, T) of the gap of a run at some token counts."""
         basis = _basis(self.surface, np.full(len(tokens), params), tokens, np.full(len(tokens), learning_rate))
         normals = np.random.default_rng(seed).standard_normal((count, len(self.mean)))
-        return np.asarray(np.maximum((self.mean + normals @ self.factor.T) @ basis.T, 0.0))
+        return np.asarray((self.mean + normals @ self.factor.T) @ basis.T)
 
 
 def fit_gap(surface: Surface, rungs: Rungs) -> AnnealGap:
     """Linear regression with the prior; what the rungs leave unexplained is how far a run strays."""
     basis = _basis(surface, rungs.params, rungs.tokens, rungs.learning_rate)
-    mean, factor, stray = PRIOR[:, 0], np.diag(PRIOR[:, 1]), PRIOR_STRAY
+    center, sd = PRIOR.T
+    sd = np.hypot(sd, [TRAINING_LEVEL_SD * rungs.training, 0.0, 0.0, 0.0])
+    mean, factor, stray = center, np.diag(sd), PRIOR_STRAY
     for _ in range(NUM_PASSES if rungs.count else 0):
-        precision = basis.T @ basis / stray**2 + np.diag(PRIOR[:, 1] ** -2)
+        precision = basis.T @ basis / stray**2 + np.diag(sd**-2)
         covariance = np.linalg.inv(precision)
-        mean = covariance @ (basis.T @ rungs.gap / stray**2 + PRIOR[:, 0] / PRIOR[:, 1] ** 2)
+        mean = covariance @ (basis.T @ rungs.gap / stray**2 + center / sd**2)
         factor = np.linalg.cholesky(covariance)
         left = float(((rungs.gap - basis @ mean) ** 2).sum())
         stray = float(np.sqrt((PRIOR_DOF * PRIOR_STRAY**2 + left) / (PRIOR_DOF + rungs.count)))

@@ -235,7 +235,7 @@ def _place(parameter: Parameter, weighed: Weighed, shift: float) -> Finding:
 def _curvature(weighed: Weighed) -> Finding:
     ratio = np.exp(weighed.measured.mean - weighed.predicted.mean)
     redo = {Outcome.MOVED: f"regrets, and what a value may cost, are {ratio:.1f} times what they were"}
-    return _compared("cost of an octave", weighed, lambda log: float(np.exp(log)), redo)
+    return _compared("cost of an octave", weighed, lambda log: float(np.exp(log)), redo, ".2%")
 
 
 def _level(weighed: Weighed) -> Finding:
@@ -243,13 +243,15 @@ def _level(weighed: Weighed) -> Finding:
     return _compared(LEVEL, weighed, lambda log: float(np.exp(log)), redo)
 
 
-def _compared(name: str, weighed: Weighed, value: Callable[[float], float], redo: Mapping[Outcome, str]) -> Finding:
-    """A finding with its intervals, given how a mean becomes a value."""
+def _compared(
+    name: str, weighed: Weighed, value: Callable[[float], float], redo: Mapping[Outcome, str], form: str = ".3g"
+) -> Finding:
+    """A finding with its intervals, given how a mean becomes a value and how that is printed."""
     (predicted, predicted80), (measured, measured80) = (
         _interval(normal, value) for normal in (weighed.predicted, weighed.measured)
     )
     outcome = _outcome(weighed.stands)
-    said = f"predicted {_said(predicted, predicted80)}, measured {_said(measured, measured80)}"
+    said = f"predicted {_said(predicted, predicted80, form)}, measured {_said(measured, measured80, form)}"
     return Finding(
         name=name,
         outcome=outcome,
@@ -347,5 +349,5 @@ def _outcome(stands: float) -> Outcome:
     return Outcome.STANDS if stands >= SURE else Outcome.MOVED if stands <= 1.0 - SURE else Outcome.NOT_TOLD
 
 
-def _said(value: float, interval: Interval) -> str:
-    return f"{value:.4g} ({interval[0]:.3g} to {interval[1]:.3g})"
+def _said(value: float, interval: Interval, form: str) -> str:
+    return f"{value:{form}} ({interval[0]:{form}} to {interval[1]:{form}})"

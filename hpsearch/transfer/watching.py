@@ -130,7 +130,8 @@ def _text(verdict: Verdict, judgement: Judgement | None, counted: LossLog, run: 
     if verdict is Verdict.RATE_TOO_LOW:
         return f"rate too low, or far too high ({surely}): {excess}, a gap that opened and no longer grows"
     if verdict is Verdict.LEVEL_SHIFT:
-        return f"level shift ({surely}): {judgement.level:+.1%} ± {judgement.level_sd:.1%} all along"
+        level = f"{judgement.level:+.1%} ± {judgement.level_sd:.1%}"
+        return f"level shift ({surely}): {level} all along; a gap that opened before looks alike"
     return f"worse than predicted ({surely}): {excess}; not yet told whether the gap grows, opened, or was always there"
 
 
