@@ -52,8 +52,7 @@ class Source:
     target: Setting
     recommended: Mapping[str, float]
     schedule: TrialConfig | None  # of the target; None where a table does not tell it
-    seed: int
-    warnings: tuple[str, ...]
+    refused: tuple[str, ...]  # why the recommendation is a guess; none where it is not
 
 
 def read_source(options: SourceOptions) -> Source:
@@ -78,7 +77,6 @@ def _of_search(options: SourceOptions, name: str) -> Source:
     every = {name: value.value for name, value in recommendation.parameters.items()}
     names = [parameter.name for parameter in state.spec.parameters]
     table = ImportedTable(state.spec.name, observations(state, proof=True), state.spec.parameters, (), ())
-    refused = [f"refused: {recommendation.refused}"] if recommendation.refused else []
     return Source(
         table=table,
         surface=fit_surface(table.observations, table.parameters, state.spec.seed),
@@ -86,9 +84,12 @@ def _of_search(options: SourceOptions, name: str) -> Source:
         target=Setting(params=target.architecture.params, tokens=target.tokens),
         recommended={name: every[name] for name in names},
         schedule=_schedule(state, target, every),
-        seed=state.spec.seed,
-        warnings=(*refused, *recommendation.warnings),
+        refused=_refused(recommendation.refused),
     )
+
+
+def _refused(reason: str | None) -> tuple[str, ...]:
+    return (f"the recommendation is refused: {reason}",) if reason else ()
 
 
 def _schedule(state: SearchState, target: ResolvedTarget, values: Mapping[str, float]) -> TrialConfig:
@@ -115,7 +116,6 @@ def _of_table(options: SourceOptions) -> Source:
     target = parse_setting(options.target)
     table = read_table(options.trials, where, read_space(options.search_space) if options.search_space else NO_SPACE)
     recommendation = recommend_from_table(table, Question(target))
-    refused = [f"refused: {recommendation.refused}"] if recommendation.refused else []
     return Source(
         table=table,
         surface=fit_surface(table.observations, table.parameters, seed=0),
@@ -123,8 +123,7 @@ def _of_table(options: SourceOptions) -> Source:
         target=target,
         recommended={name: value.value for name, value in recommendation.parameters.items()},
         schedule=None,
-        seed=0,
-        warnings=(*refused, *recommendation.warnings),
+        refused=_refused(recommendation.refused),
     )
 
 

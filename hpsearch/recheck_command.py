@@ -43,7 +43,8 @@ def answer_recheck(options: RecheckOptions, source_options: SourceOptions) -> Re
     source = read_source(source_options)
     if options.results is None:
         return plan_recheck(source.surface)
-    return recheck(source.surface, read_runs(options.results, source), source.target)
+    answer = recheck(source.surface, read_runs(options.results, source), source.target, source.recommended)
+    return answer.model_copy(update={"warnings": (*source.refused, *answer.warnings)})
 
 
 def read_runs(path: Path, source: Source) -> NewRuns:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +45,9 @@ def watch(options: WatchOptions, source_options: SourceOptions) -> Watch:
     log = read_losses(options.losses, options.batch_tokens)
     source = read_source(source_options)
     run = big_run(options, source, log)
-    return watch_run(log, source.surface, fit_gap(source.surface, source.rungs), run)
+    watched = watch_run(log, source.surface, fit_gap(source.surface, source.rungs), run)
+    warnings = (*source.refused, *watched.answer.warnings)
+    return replace(watched, answer=watched.answer.model_copy(update={"warnings": warnings}))
 
 
 def big_run(options: WatchOptions, source: Source, log: LossLog) -> BigRun:

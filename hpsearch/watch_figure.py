@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from hpsearch.folder import write_whole
 from hpsearch.transfer.watching import DEVIATIONS80, Watch
@@ -29,6 +30,9 @@ def draw_watch(watch: Watch, path: Path) -> None:
     axes.plot(log.tokens[shown], log.loss[shown], ".", color="black", markersize=3, label="so far")
     axes.axvline(answer.counted_from, color="gray", linewidth=0.8, linestyle=":", label="counts from here")
     axes.set(xscale="log", yscale="log", xlabel="tokens", ylabel="loss before the decay")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.legend(fontsize=8)
     axes.set_title(answer.text, fontsize=8, color="tab:red" if answer.verdict.needs_action else "black", wrap=True)
     text = io.StringIO()

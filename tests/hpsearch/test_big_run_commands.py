@@ -72,6 +72,14 @@ def test_a_bad_run_asks_for_something(
     assert all(low < high for low, high in found["band80"]) and len(found["band80"]) == len(found["band_tokens"])
 
 
+def test_a_band_that_reaches_too_far_says_so(
+    files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    far = ["--trials", str(files / "runs.csv"), "--target", "params=1e12,tokens=1e13"]
+    run(monkeypatch, "watch-target", str(files / "good.csv"), *far)
+    assert "the recommendation is refused: reach" in " ".join(capsys.readouterr().out.split())
+
+
 def test_the_run_may_have_another_configuration(
     files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

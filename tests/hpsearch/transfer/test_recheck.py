@@ -51,6 +51,11 @@ def changed(
     return NewRuns(setting, plan.trials, np.array(losses))
 
 
+def judged(surface: Surface, runs: NewRuns) -> Recheck:
+    best = surface.optimum(TARGET.params, TARGET.tokens)
+    return recheck(surface, runs, TARGET, {name: estimate.value for name, estimate in best.items()})
+
+
 def finding(answer: Recheck, name: str) -> Finding:
     return next(found for found in answer.findings if found.name == name)
 
@@ -66,7 +71,7 @@ def test_the_plan_is_the_cheapest_setting_that_tells(plan: RecheckPlan, surface:
 
 @pytest.mark.parametrize("level", [1.0, 0.9, 1.15])
 def test_a_level_is_no_finding_against_the_optimum(level: float, plan: RecheckPlan, surface: Surface) -> None:
-    answer = recheck(surface, changed(plan, level=level), TARGET)
+    answer = judged(surface, changed(plan, level=level))
     assert finding(answer, "best lr").outcome is Outcome.STANDS
     assert finding(answer, "level of the loss").outcome is (Outcome.STANDS if level == 1 else Outcome.MOVED)
     assert not answer.needs_action and abs(math.log2(answer.after / answer.before)) < 0.3
@@ -74,7 +79,7 @@ def test_a_level_is_no_finding_against_the_optimum(level: float, plan: RecheckPl
 
 @pytest.mark.parametrize("octaves", [-2.0, 1.5])
 def test_an_optimum_that_has_moved_takes_the_target_along(octaves: float, plan: RecheckPlan, surface: Surface) -> None:
-    answer = recheck(surface, changed(plan, octaves=octaves, level=1.05), TARGET)
+    answer = judged(surface, changed(plan, octaves=octaves, level=1.05))
     place = finding(answer, "best lr")
     assert place.outcome is Outcome.MOVED and answer.needs_action and "search it again" in place.redo
     assert place.measured80 is not None and place.measured is not None
@@ -84,7 +89,7 @@ def test_an_optimum_that_has_moved_takes_the_target_along(octaves: float, plan: 
 
 
 def test_a_steeper_bowl_is_seen(plan: RecheckPlan, surface: Surface) -> None:
-    cost = finding(recheck(surface, changed(plan, steeper=6.0), TARGET), "cost of an octave")
+    cost = finding(judged(surface, changed(plan, steeper=6.0)), "cost of an octave")
     assert cost.outcome is Outcome.MOVED and cost.measured is not None and cost.predicted is not None
     assert cost.measured > 2 * cost.predicted and "times what they were" in cost.redo
 
@@ -92,10 +97,17 @@ def test_a_steeper_bowl_is_seen(plan: RecheckPlan, surface: Surface) -> None:
 def test_a_run_that_should_not_have_diverged_is_news(plan: RecheckPlan, surface: Surface) -> None:
     runs = changed(plan)
     lost = NewRuns(runs.setting, runs.values, np.append(runs.log_loss[:2], np.nan))
-    answer = recheck(surface, lost, TARGET)
+    answer = judged(surface, lost)
     assert finding(answer, "edge of stability").outcome is Outcome.MOVED and answer.needs_action
     assert any("2 runs with a loss" in warning for warning in answer.warnings)
-    assert finding(recheck(surface, runs, TARGET), "edge of stability").outcome is Outcome.STANDS
+    assert finding(judged(surface, runs), "edge of stability").outcome is Outcome.STANDS
+
+
+def test_runs_that_all_diverged_are_no_measure(plan: RecheckPlan, surface: Surface) -> None:
+    runs = changed(plan)
+    hot = tuple({**trial, "weight_decay": trial["weight_decay"] * 4} for trial in [*plan.trials, plan.trials[0]])
+    more = NewRuns(runs.setting, (*runs.values, *hot), np.append(runs.log_loss, [np.nan] * 4))
+    assert finding(judged(surface, more), "best lr").outcome is Outcome.STANDS
 
 
 @pytest.mark.parametrize(("better", "outcome"), [(0.02, Outcome.MOVED), (-0.01, Outcome.STANDS)])
@@ -104,10 +116,10 @@ def test_one_more_run_judges_another_value(
 ) -> None:
     runs = changed(plan)
     name = "value of weight_decay"
-    assert finding(recheck(surface, runs, TARGET), name).outcome is Outcome.NOT_TOLD
+    assert finding(judged(surface, runs), name).outcome is Outcome.NOT_TOLD
     fourth = {**plan.trials[0], "weight_decay": plan.trials[0]["weight_decay"] * 4}
     more = NewRuns(runs.setting, (*runs.values, fourth), np.append(runs.log_loss, runs.log_loss[0] - better))
-    assert finding(recheck(surface, more, TARGET), name).outcome is outcome
+    assert finding(judged(surface, more), name).outcome is outcome
 
 
 def numbers(answer: Recheck) -> Sequence[float]:
@@ -131,7 +143,7 @@ def test_units_and_order_change_no_finding(
     other = fit_surface(table.observations, table.parameters, seed=0)
     new = changed(plan, octaves=octaves, scale=scale)
     shuffled = NewRuns(new.setting, tuple(new.values[i] for i in order), new.log_loss[list(order)])
-    plain, answer = recheck(surface, changed(plan, octaves=octaves), TARGET), recheck(other, shuffled, TARGET)
+    plain, answer = judged(surface, changed(plan, octaves=octaves)), judged(other, shuffled)
     assert [found.outcome for found in answer.findings] == [found.outcome for found in plain.findings]
     assert numbers(answer) == pytest.approx(numbers(plain), abs=1e-3)
     assert answer.after == pytest.approx(plain.after, rel=1e-3)
@@ -141,5 +153,5 @@ def test_without_a_learning_rate_the_first_parameter_is_varied(table: ImportedTa
     other = next(parameter for parameter in table.parameters if parameter.name == "weight_decay")
     surface = fit_surface(table.observations, [other], seed=0)
     assert probed(surface) is surface.sweep.parameters[0]
-    answer = recheck(surface, NewRuns(TARGET, ({"weight_decay": 0.1}, {"weight_decay": 0.2}), np.zeros(2)), TARGET)
+    answer = judged(surface, NewRuns(TARGET, ({"weight_decay": 0.1}, {"weight_decay": 0.2}), np.zeros(2)))
     assert not any(found.name == "edge of stability" for found in answer.findings)
