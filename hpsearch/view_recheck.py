@@ -23,7 +23,7 @@ def plan_view(plan: RecheckPlan, changed: Sequence[str]) -> RenderableType:
     for trial in plan.trials:
         table.add_row(*[f"{value:.4g}" for value in trial.values()])
     told = f"will place the best {plan.parameter} to ± {plan.expected_sd_octaves:.2f} octaves"
-    doubt = "" if plan.tells else "; too little to see a move of one octave: run each under two seeds"
+    doubt = "" if plan.tells else "; too little to tell a move of one octave: run each under two seeds"
     return Group(
         Text(title),
         table,

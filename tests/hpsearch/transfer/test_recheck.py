@@ -69,6 +69,15 @@ def test_the_plan_is_the_cheapest_setting_that_tells(plan: RecheckPlan, surface:
     assert len({trial["weight_decay"] for trial in plan.trials}) == 1 and plan.parameter == "lr"
 
 
+def test_a_setting_without_a_bowl_is_passed_over(plan: RecheckPlan, tmp_path: Path) -> None:
+    runs = truth.runs()
+    short = (runs["params"] == plan.setting.params) & (runs["tokens"] == plan.setting.tokens)
+    flat = truth.floor(plan.setting.params, plan.setting.tokens) * (1 + 0.003 * np.cos(np.arange(len(runs))))
+    table = read_table(truth.written(tmp_path / "runs.csv", runs.assign(loss=np.where(short, flat, runs["loss"]))))
+    found = plan_recheck(fit_surface(table.observations, table.parameters, seed=0))
+    assert found.tells and found.setting != plan.setting and found.flops > plan.flops
+
+
 @pytest.mark.parametrize("level", [1.0, 0.9, 1.15])
 def test_a_level_is_no_finding_against_the_optimum(level: float, plan: RecheckPlan, surface: Surface) -> None:
     answer = judged(surface, changed(plan, level=level))
