@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from hpsearch.cli_answers import ask_tell, export, recommend, replay, sensitivity
+from hpsearch.cli_big_run import recheck, watch_target
 from hpsearch.cli_import import import_runs
 from hpsearch.cli_options import cache_option, home_option, json_option, json_output_option, live_option, quiet_option
 from hpsearch.exit_codes import OUR_FAULT, STOPPED, USER_ERROR
@@ -40,11 +41,12 @@ def cli() -> None:
     Take the recipe to your trainer:
         hpsearch export quickstart -o recommended.yaml
 
-    Exit codes: 0 done, 2 something you gave is wrong, 3 stopped and resumable, 1 our fault.
+    Exit codes: 0 done, 2 something you gave is wrong, 3 stopped and resumable, 4 done, and you have to act,
+    1 our fault.
     """
 
 
-for command in (recommend, sensitivity, export, replay, ask_tell, plan, import_runs):
+for command in (recommend, sensitivity, export, replay, ask_tell, plan, import_runs, watch_target, recheck):
     cli.add_command(command)
 
 

@@ -37,7 +37,7 @@ class TableFile:
         filled = [text for text in self.cells[column] if not is_empty(text)]
         return bool(filled) and all(_number(text) is None for text in filled)
 
-    def numbers(self, column: str) -> NDArray[np.float64]:
+    def numbers(self, column: str, remedy: str = "correct it, or leave the row out by --where") -> NDArray[np.float64]:
         """The cells of a column; NaN where one is empty.
 
         Raises:
@@ -45,7 +45,7 @@ class TableFile:
         """
         values = [_number(text) for text in self.cells[column]]
         if None in values:
-            self.refuse(column, "must be a number", values.index(None), "correct it, or leave the row out by --where")
+            self.refuse(column, "must be a number", values.index(None), remedy)
         return np.array(values, np.float64)
 
     def refuse(self, column: str, rule: str, row: int, remedy: str) -> None:

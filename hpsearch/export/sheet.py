@@ -51,8 +51,8 @@ def _values(found: Recommendation) -> Iterator[Sequence[str]]:
 
 def _how_sure(found: Recommendation) -> Iterator[str]:
     yield (
-        f"expected regret {found.expected_regret:.2%} of the loss, at most {found.regret_bound90:.2%} (90 %); model error "
-        f"makes {found.model_error_share:.0%} of it"
+        f"expected regret {found.expected_regret:.2%} of the loss, at most {found.regret_bound90:.2%} (90 %); "
+        f"model error makes {found.model_error_share:.0%} of it"
     )
     yield (
         f"loss {found.predicted_loss:.4g} ({found.predicted_loss_low80:.4g} to {found.predicted_loss_high80:.4g}, 80 %)"

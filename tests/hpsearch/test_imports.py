@@ -27,6 +27,7 @@ ALLOWED = {
         "hpsearch/parametrization_figure",
         "hpsearch/plan_figure",
         "hpsearch/sensitivity_figure",
+        "hpsearch/watch_figure",
     },
     "trials": {"hpsearch", "trials"},
     "hpsearch": {"hpsearch"},
