@@ -88,7 +88,7 @@ def _is_promised(state: SearchState, decision: Asked | Promoted) -> bool:
     """The first trial of every proxy, the repeats and the proof: what `plan.check_budget` found room for."""
     if isinstance(decision, Promoted):
         trial = state.trials[decision.trial_id]
-        return trial.asked.role is not Role.EXPLORE or trial.is_audited
+        return trial.asked.role is not Role.EXPLORE or trial.must_finish
     return decision.role is not Role.EXPLORE or not state.of(decision.proxy, Role.EXPLORE)
 
 

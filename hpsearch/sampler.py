@@ -23,6 +23,7 @@ from scipy.stats import qmc
 from hpsearch.conditions import active_values
 from hpsearch.events import Role, TrialState
 from hpsearch.fits import surface_so_far
+from hpsearch.freeze_stage import AUDIT, FROZEN, free_optimum, frozen_values, is_audit_due
 from hpsearch.next_trial import Option, Proposal, most_gain, valley_found
 from hpsearch.plan import architecture, rung_tokens, segment_flops, trial_config
 from hpsearch.state import SearchState, Trial
@@ -54,8 +55,12 @@ class Proposed:
 
 def propose(state: SearchState, proxy: int, number: int) -> Proposed:
     """The searched values of the next trial of a proxy; `number` is the trial's own, which seeds the draw."""
-    drawn = _draw(state, proxy, number)
-    return Proposed(active_values(state.spec.space, drawn.values), drawn.reasons)
+    free = free_optimum(state, proxy) if is_audit_due(state, proxy) else {}
+    if free:
+        return Proposed(active_values(state.spec.space, free), {AUDIT: 1.0})
+    drawn, frozen = _draw(state, proxy, number), frozen_values(state)
+    kept = {f"{FROZEN}{name}": value for name, value in frozen.items()}
+    return Proposed(active_values(state.spec.space, drawn.values | frozen), drawn.reasons | kept)
 
 
 def in_order_of_gain(state: SearchState, proxies: Sequence[int]) -> list[int]:
@@ -106,7 +111,10 @@ def _most_gain(state: SearchState, surface: Surface, proxy: int) -> Proposal:
     """The trial of a proxy with the largest expected gain at its first rung, given those that run."""
     key = ("gain", surface.num_observations, proxy, len(state.trials), tuple(state.running))
     if key not in state.memo:
-        box = np.array([parameter.bounds for parameter in state.spec.parameters])
+        parameter_of = {parameter.name: parameter for parameter in state.spec.parameters}
+        frozen = {name: parameter_of[name].coordinate(value) for name, value in frozen_values(state).items()}
+        ends = [(frozen[p.name],) * 2 if p.name in frozen else p.bounds for p in state.spec.parameters]
+        box = np.array(ends)
         target = state.spec.target_architecture(state.spec.target).params, target_tokens(state.spec)
         running = [(_coordinates(state, trial), _first_rung(trial)) for trial in state.running.values()]
         config = trial_config(state.spec, proxy, _middle(state), state.spec.seed)

@@ -106,6 +106,12 @@ class Scheduler(Checked):
         return self.min_population or self.reduction_factor
 
 
+class Freezing(Checked):
+    """In mid-course: what is flat keeps its value, the rest is refined."""
+
+    after_share: Annotated[float, Field(ge=0, lt=1)] = 0.5  # of the explored trials, from which it may happen
+
+
 PYTHON_TEXT = "python"  # the source of the installed Python packages
 
 
@@ -138,6 +144,7 @@ class Spec(Checked):
     fixed: Fixed = {}
     sampler: Sampler = Sampler()
     scheduler: Scheduler
+    freezing: Freezing | None = None
     slots: Annotated[int, Field(ge=1, le=512)] = 4
     device: DeviceSection = DeviceSection()
     budget_flops: PositiveFloat

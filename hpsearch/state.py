@@ -54,6 +54,16 @@ class Trial:
         return self.asked.reasons.get("audited", 0.0) > 0
 
     @property
+    def audits_freeze(self) -> bool:
+        """Whether all is free in it, to audit what the search has frozen."""
+        return self.asked.reasons.get("freeze_audit", 0.0) > 0
+
+    @property
+    def must_finish(self) -> bool:
+        """Whether it goes on from every rung, whatever it showed."""
+        return self.is_audited or self.audits_freeze
+
+    @property
     def is_last_rung(self) -> bool:
         return self.rung == len(self.asked.rungs) - 1
 
@@ -94,7 +104,7 @@ class SearchState:
         self._by_role: dict[tuple[int, Role], list[Trial]] = {}
         self.populations: dict[tuple[int, int], list[Ranked]] = {}  # (proxy, rung): explored trials, best first
         self.running: dict[str, Trial] = {}
-        self.audited: list[Trial] = []  # in the order in which they were asked
+        self.audited: list[Trial] = []  # those that must finish, in the order in which they were asked
         self.condemned: set[str] = set()  # audited trials that go on though their rule would have pruned them
         self.measured: list[tuple[Trial, int]] = []  # (trial, rung), in the order of their events
         self.memo: dict[tuple[object, ...], Any] = {}  # what `hpsearch.fits` has computed from a prefix; no state
@@ -142,7 +152,7 @@ class SearchState:
                 trial = Trial(event, TrialConfig.from_dict(event.config))
                 self.trials[event.trial_id] = self.running[event.trial_id] = trial
                 self._by_role.setdefault((event.proxy, event.role), []).append(trial)
-                if trial.is_audited:
+                if trial.must_finish:
                     self.audited.append(trial)
             case Measured():
                 self._measure(event)

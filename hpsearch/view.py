@@ -307,6 +307,10 @@ def _recommendation_lines(recommendation: Recommendation) -> Iterator[str]:
         recommendation.model_error_share,
     )
     yield pruning_line(recommendation.pruning)
+    audit = recommendation.freeze_audit
+    if audit is not None:
+        kept = ", ".join(f"{name} {value:.3g}" for name, value in audit.frozen.items())
+        yield f"frozen in mid-course: {kept}; one run with all free says that it cost {audit.cost:.2%}"
     if recommendation.stability:
         yield "learning rates at which a size trains: " + "; ".join(edge.text for edge in recommendation.stability)
     for warning in recommendation.warnings:

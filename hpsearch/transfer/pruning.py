@@ -41,7 +41,7 @@ def pruning_report(state: SearchState, surface: Surface) -> PruningReport:
     pruned = [trial for trial in state.explored if trial.state in (TrialState.PRUNED, TrialState.PAUSED)]
     saved = sum(trial.remaining_flops for trial in pruned)
     whole = sum(sum(trial.flops_of(rung) for rung in range(len(trial.asked.rungs))) for trial in state.explored)
-    audited = [trial for trial in state.audited if trial.is_last_rung]
+    audited = [trial for trial in state.audited if trial.is_audited and trial.is_last_rung]
     condemned = [trial for trial in audited if trial.trial_id in state.condemned]
     false = [trial for trial in condemned if trial.loss <= _best(state, trial) * (1.0 + tolerance)]
     interval = binomtest(len(false), len(condemned)).proportion_ci(0.9) if condemned else None

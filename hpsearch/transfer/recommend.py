@@ -13,6 +13,7 @@ from typing import Any
 from hpsearch.conditions import active_values
 from hpsearch.domains import SEARCHABLE
 from hpsearch.events import TrialState
+from hpsearch.freeze_stage import FreezeAudit, freeze_audit
 from hpsearch.plan import architecture, run_config, weight_decay_of
 from hpsearch.state import SearchState
 from hpsearch.surface import Estimate, Priors, Surface
@@ -113,6 +114,7 @@ class Recommendation(Part):
     stability_at_target: dict[str, Any] | None  # of the recommended configuration
     next_trial: NextTrial
     pruning: PruningReport
+    freeze_audit: FreezeAudit | None  # of what the search froze in mid-course
     evidence: Evidence
     warnings: tuple[str, ...]
     refused: str | None
@@ -169,6 +171,7 @@ def recommend(state: SearchState, target: ResolvedTarget, ask: Ask = Ask()) -> R
         stability_at_target=None if stable is None else asdict(stable),
         next_trial=best_next_trial(surface, state.spec.parameters, at, regret.mean),
         pruning=pruning_report(state, surface),
+        freeze_audit=freeze_audit(state, surface.noise_fraction),
         evidence=_evidence(state, surface),
         warnings=tuple(_warnings(state, surface, target, values)),
         refused=refusal(surface, *at) or None,
@@ -352,6 +355,12 @@ def _warnings(
     unlike = target.unlike(architecture(state.spec, len(state.spec.ladder) - 1))
     if unlike:
         yield f"parts: {target.name} has {', '.join(unlike)}; give the search a model of these parts, or trust it less"
+    audit = freeze_audit(state, surface.noise_fraction)
+    if audit is not None and not audit.holds:
+        yield (
+            f"freezing {', '.join(audit.frozen)} in mid-course cost {audit.cost:.2%} at the largest size, more than "
+            f"{audit.tolerance:.2%}: search on with them free"
+        )
     if state.closed is None or not state.closed.complete:
         yield "the search is not complete; `hpsearch resume` first"
 
