@@ -6,6 +6,8 @@ proxy is free again and runs to the end: one combined run that audits all that w
 
 from __future__ import annotations
 
+import math
+
 from hpsearch.events import Role
 from hpsearch.fits import trusted_surface
 from hpsearch.plan import rung_tokens, smallest_batch
@@ -23,6 +25,7 @@ class FreezeAudit(Part):
 
     trial: str
     frozen_trial: str
+    tokens: int  # of both, where they are compared: the longest budget that a frozen trial reached
     frozen: dict[str, float]
     free: dict[str, float]  # the values of the same parameters in the free trial
     cost: float  # of freezing, a fraction of the loss; negative where the frozen trial was the better one
@@ -72,25 +75,27 @@ def free_optimum(state: SearchState, proxy: int) -> dict[str, float]:
 
 
 def freeze_audit(state: SearchState, noise: float) -> FreezeAudit | None:
-    """What the audit found; None where nothing was frozen, or the audit did not reach its last rung.
+    """What the audit found; None where nothing was frozen, or the audit or every frozen trial came to nothing.
 
     Args:
         state: of the search.
         noise: relative sd of one run.
     """
-    audits = [trial for trial in state.explored if trial.audits_freeze and trial.is_last_rung and trial.measurements]
-    proxy = len(state.spec.ladder) - 1
-    rivals = [t for t in state.of(proxy, Role.EXPLORE) if frozen_in(t) and t.is_last_rung and t.measurements]
-    if not audits or not rivals:
+    audits = [trial for trial in state.explored if trial.audits_freeze and math.isfinite(trial.loss)]
+    kept = [t for t in state.of(len(state.spec.ladder) - 1, Role.EXPLORE) if frozen_in(t) and math.isfinite(t.loss)]
+    if not audits or not kept:
         return None
-    audit, best = audits[0], min(rivals, key=lambda trial: (trial.loss, trial.asked.number))
-    frozen = frozen_in(best)
+    audit, reached = audits[0], min(max(len(t.measurements) for t in kept), len(audits[0].measurements))
+    rivals = [trial for trial in kept if len(trial.measurements) >= reached]
+    best = min(rivals, key=lambda trial: (trial.measurements[reached - 1].loss, trial.asked.number))
+    frozen, measured = frozen_in(best), audit.measurements[reached - 1]
     return FreezeAudit(
         trial=audit.trial_id,
         frozen_trial=best.trial_id,
+        tokens=measured.tokens,
         frozen=frozen,
         free={name: audit.asked.values[name] for name in frozen},
-        cost=best.loss / audit.loss - 1.0,
+        cost=best.measurements[reached - 1].loss / measured.loss - 1.0,
         tolerance=tolerance_of(noise),
     )
 
