@@ -22,7 +22,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 search: $(VENV)/installed ## run the quickstart search and print what it recommends (NAME=... for another one)
 	$(BIN)/hpsearch run search_spaces/quickstart.yaml --name $(NAME)
 
-test: $(VENV)/installed ## the default tests, under two minutes
+test: $(VENV)/installed ## the default tests, some minutes
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/installed ## ruff and mypy
