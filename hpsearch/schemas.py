@@ -9,15 +9,22 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from hpsearch.transfer.big_run import BigRunPlan
+from hpsearch.transfer.recheck import Recheck, RecheckPlan
 from hpsearch.transfer.recommend import Recommendation
 from hpsearch.transfer.sensitivity import SensitivityReport
 from hpsearch.transfer.table_recommendation import TableRecommendation
+from hpsearch.transfer.watching import Watched
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 ANSWERS: dict[str, type[Any]] = {
     "recommend-search": Recommendation,
     "recommend-table": TableRecommendation,
     "sensitivity": SensitivityReport,
+    "plan": BigRunPlan,  # and beside it what follows from its parts
+    "watch-target": Watched,
+    "recheck-plan": RecheckPlan,
+    "recheck": Recheck,
 }
 
 

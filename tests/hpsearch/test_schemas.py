@@ -39,11 +39,16 @@ def test_a_sensitivity_report_obeys_its_schema() -> None:
     obeys("sensitivity", "sensitivity", "--trials", str(SWEEP), "--where", "optimizer=lion", "--target", target)
 
 
+def test_a_plan_obeys_its_schema() -> None:
+    obeys("plan", "plan", "--target", "gpt3-13b")
+
+
 def test_the_answers_of_a_search_obey_theirs(tiny: SearchFolder) -> None:
     home = ["--home", str(tiny.home)]
     obeys("recommend-search", "recommend", tiny.name, *home)
     obeys("recommend-search", "recommend", tiny.name, *home, "--target", "gpt3-1.3b", "--accept-reach")
     obeys("sensitivity", "sensitivity", tiny.name, *home)
+    obeys("recheck-plan", "recheck", tiny.name, *home, "--changed", "context_tokens=64")
 
 
 def test_the_answer_of_a_table_obeys_its_schema(tmp_path: Path) -> None:
