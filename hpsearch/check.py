@@ -51,7 +51,7 @@ def check_ledger(entries: list[Entry]) -> Checked:
                 if recomputed != event:
                     differences.append(Difference(seq, _text(event), _text(recomputed)))
             state.apply(seq, event)
-        except (LookupError, AssertionError) as error:  # it speaks of a trial or a rung that is not there
+        except (LookupError, AssertionError, UserError) as error:  # it speaks of what is not there, or may not be
             differences.append(Difference(seq, _text(event), f"impossible here: {error!r}"))
             break
     return Checked(counts, tuple(differences))

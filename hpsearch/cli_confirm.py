@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
@@ -18,11 +18,6 @@ from hpsearch.cli_options import (
     quiet_option,
     target_option,
 )
-from search_spaces.errors import UserError
-
-if TYPE_CHECKING:
-    from hpsearch.events import ConfirmPlan
-    from hpsearch.state import SearchState
 
 
 @click.command()
@@ -41,17 +36,7 @@ if TYPE_CHECKING:
 @live_option
 @home_option
 @cache_option
-def confirm(
-    search: str,
-    target: str | None,
-    flops: float | None,
-    size: str | None,
-    trials: int,
-    dry_run: bool,
-    output: str,
-    home: Path,
-    cache: Path | None,
-) -> None:
+def confirm(search: str, dry_run: bool, output: str, home: Path, cache: Path | None, **options: Any) -> None:
     """Test what SEARCH recommends for a target, by a few trials at the largest affordable size on the way to it.
 
     The learning rate that is best there is predicted from everything measured, and written down; then up to three
@@ -61,14 +46,16 @@ def confirm(
 
     SEARCH must be complete. Ctrl-C stops it so that `hpsearch resume SEARCH` can go on.
     """
+    from hpsearch.confirm_command import ConfirmOptions, plan_confirm
+
     folder, state = open_search(search, home)
-    plan = _plan(state, target, flops, size, trials)
+    plan = plan_confirm(state, ConfirmOptions(**options))
     if output == "live":
         from rich.console import Console
 
         from hpsearch.view_confirm import confirm_plan_view
 
-        Console().print(confirm_plan_view(state, plan))
+        Console().print(confirm_plan_view(state, plan), soft_wrap=True)
     elif dry_run and output == "json":
         click.echo(plan.model_dump_json(indent=2))
     if dry_run:
@@ -76,17 +63,3 @@ def confirm(
     from hpsearch.session import confirm_shown  # with Ray and MLflow, which a dry run need not wait for
 
     sys.exit(confirm_shown(folder, state.seq, plan, cache_folder(cache), output))
-
-
-def _plan(state: SearchState, target: str | None, flops: float | None, size: str | None, trials: int) -> ConfirmPlan:
-    """The trials that are asked for, or those that are affordable."""
-    from hpsearch.targets import parse_size, parse_target
-    from hpsearch.transfer.confirm import SPENT_SHARE, affordable_plan, check_confirmable, plan_of_size
-
-    if flops is not None and size is not None:
-        raise UserError("--flops: chooses the size, which --size names; remove one of the two")
-    check_confirmable(state)
-    asked = parse_target(target) if target else state.spec.target
-    if size is not None:
-        return plan_of_size(state, asked, parse_size(size), trials)
-    return affordable_plan(state, asked, SPENT_SHARE * state.spent_flops if flops is None else flops, trials)

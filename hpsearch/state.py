@@ -114,7 +114,7 @@ class SearchState:
 
     @property
     def never_pruned(self) -> list[Trial]:
-        """Repeats and proof trials."""
+        """Repeats, and the trials of the proof and of confirms."""
         return [trial for (_, role), trials in self._by_role.items() if role is not Role.EXPLORE for trial in trials]
 
     @property

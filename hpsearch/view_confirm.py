@@ -21,7 +21,7 @@ def confirm_plan_view(state: SearchState, plan: ConfirmPlan) -> RenderableType:
     low, high = prediction.low80[name], prediction.high80[name]
     others = ", ".join(f"{key} {value:.3g}" for key, value in prediction.values.items() if key != name)
     return Text(
-        f"confirm {spec.name}: {plan.trials} trials of {size.width}x{size.depth} (N = "
+        f"confirm {spec.name}: {plan.trials} trial{'s' if plan.trials > 1 else ''} of {size.width}x{size.depth} (N = "
         f"{spec.architecture(size).params:,}, D = {size.tokens:,.0f})\n"
         f"budget: {plan.cost_flops:.3g} FLOPs for these trials are added to {state.budget_flops:.3g}; "
         f"{state.spent_flops:.3g} are spent\n"

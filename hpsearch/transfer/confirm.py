@@ -6,9 +6,10 @@ The size lies on the straight line, in octaves of N and D, from the ladder's lar
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import lcm
+from math import lcm, log2
 
 from hpsearch.events import ConfirmPlan
+from hpsearch.model_spec import Shape
 from hpsearch.plan import rung_tokens, segment_flops, size_run, smallest_batch
 from hpsearch.spec import Size, Spec, Target
 from hpsearch.state import SearchState
@@ -24,7 +25,8 @@ SPENT_SHARE = 0.1  # of what the search has spent: what a confirm may cost where
 LEAST_STEP = 2.0**0.5  # in N above the ladder's largest proxy: nearer, the trials would repeat the ladder
 NUM_STEPS = 128  # shapes tried between ladder and target
 WIDTH_MULTIPLE = 8  # of the shapes in between: what devices multiply well
-ROUNDING = 0.999  # of the FLOPs of a shortened run: gains of a QK norm are counted in its cost, not in its size
+ROUNDING = 0.999  # of the FLOPs of a run: the gains of a QK norm are counted in its cost, not in its size
+ROUNDED_UP = 1.005  # what is shown with three digits is then enough
 
 
 def check_confirmable(state: SearchState) -> None:
@@ -52,16 +54,20 @@ def sizes_between(spec: Spec, target: ResolvedTarget) -> tuple[Size, ...]:
     Raises:
         UserError: there is none.
     """
-    sizes = {
-        spec.architecture(size).params: size for size in _on_the_way(spec, target) if not _fault(spec, target, size)
+    shapes = {
+        spec.architecture(shape).params: shape
+        for shape in _shapes_between(spec, target)
+        if not _shape_fault(spec, target, shape)
     }
+    along = (_with_tokens(spec, target, shape) for _, shape in sorted(shapes.items()))
+    sizes = tuple(size for size in along if not _fault(spec, target, size))
     if not sizes:
         raise UserError(
             f"--target: must leave room for a size above the ladder's largest proxy ({_largest(spec).params:,} "
             f"non-embedding parameters), got {target.architecture.params:,} with {target.tokens:.3g} tokens; "
             "name a larger target"
         )
-    return tuple(size for _, size in sorted(sizes.items()))
+    return sizes
 
 
 def plan_of_size(state: SearchState, target: Target, size: Size, trials: int) -> ConfirmPlan:
@@ -96,9 +102,9 @@ def affordable_plan(state: SearchState, target: Target, limit_flops: float, tria
             return plan
     shortest = far[0].model_copy(update={"tokens": float(_shortest_run(spec))})
     raise UserError(
-        f"--flops: must cover {trials} trials of the smallest size above the ladder, {shortest.width}x{shortest.depth} "
-        f"with {shortest.tokens:,.0f} tokens ({_flops(spec, shortest, trials):.3g}), got {limit_flops:.3g}; "
-        "raise it, or lower --trials"
+        f"--flops: must cover --trials {trials} at the nearest size above the ladder, "
+        f"{shortest.width}x{shortest.depth} with {shortest.tokens:,.0f} tokens, got {limit_flops:.3g}; raise it to "
+        f"{ROUNDED_UP * trials * _limit_flops(spec, shortest):.3g}, or lower --trials"
     )
 
 
@@ -124,6 +130,8 @@ def confirm_plan(state: SearchState, surface: Surface, target: Target, size: Siz
 def replanned(state: SearchState, plan: ConfirmPlan) -> ConfirmPlan:
     """The plan for the same target, size and number of trials, recomputed from what is measured."""
     assert state.closed is not None and state.closed.complete, "a confirm of a search that is not complete"
+    fault = _fault(state.spec, resolve_target(plan.target, state.spec), plan.size)
+    assert not fault, fault
     return confirm_plan(state, fit_search(state, proof=True), plan.target, plan.size, plan.trials)
 
 
@@ -153,37 +161,48 @@ def _shortest_run(spec: Spec) -> int:
 
 def _fault(spec: Spec, target: ResolvedTarget, size: Size) -> str:
     """The rule that a size breaks, with the remedy; empty where it may be tried."""
-    try:
-        params = spec.architecture(size).params
-    except ValueError as error:
-        return str(error)
-    largest, most = _largest(spec).params, target.architecture.params
-    if not largest < params <= most:
-        return (
-            f"must lie above the ladder's largest proxy ({largest:,} non-embedding parameters) and not above the "
-            f"target ({most:,}), got {params:,}; change width or depth"
-        )
     if not _shortest_run(spec) <= size.tokens <= target.tokens:
         return (
             f"tokens: must be at least the ladder's shortest run of its largest proxy ({_shortest_run(spec):,}) and "
             f"at most the target's ({target.tokens:.6g}), got {size.tokens:.6g}; change tokens"
         )
-    return ""
+    return _shape_fault(spec, target, size)
 
 
-def _on_the_way(spec: Spec, target: ResolvedTarget) -> Iterator[Size]:
-    """Shapes and tokens in proportion, from the ladder's largest proxy at its longest run to the target."""
-    start, end, runs = _largest(spec), target.architecture, _runs(spec)
+def _shape_fault(spec: Spec, target: ResolvedTarget, shape: Shape) -> str:
+    try:
+        params = spec.architecture(shape).params
+    except ValueError as error:
+        return str(error)
+    largest, most = _largest(spec).params, target.architecture.params
+    if largest < params <= most:
+        return ""
+    return (
+        f"must lie above the ladder's largest proxy ({largest:,} non-embedding parameters) and not above the "
+        f"target ({most:,}), got {params:,}; change width or depth"
+    )
+
+
+def _shapes_between(spec: Spec, target: ResolvedTarget) -> Iterator[Shape]:
+    """Shapes in proportion between the ladder's largest proxy and the target."""
+    start, end = _largest(spec), target.architecture
     for step in range(1, NUM_STEPS + 1):
         share = step / NUM_STEPS
         heads = max(1, round(_between(start.kv_heads, end.kv_heads, share))) * spec.model.heads_per_kv
         multiple = _width_multiple(spec, heads)
-        yield Size(
+        yield Shape(
             width=max(1, round(_between(start.width, end.width, share) / multiple)) * multiple,
             depth=round(_between(start.depth, end.depth, share)),
             heads=heads,
-            tokens=min(max(_between(runs[-1], target.tokens, share), runs[0]), target.tokens),
         )
+
+
+def _with_tokens(spec: Spec, target: ResolvedTarget, shape: Shape) -> Size:
+    """A shape with the tokens that lie as far on the way to the target's as its N does."""
+    runs, params = _runs(spec), spec.architecture(shape).params
+    least, most = _largest(spec).params, target.architecture.params
+    tokens = _between(runs[-1], target.tokens, log2(params / least) / log2(most / least))
+    return Size(**shape.model_dump(), tokens=min(max(round(tokens), runs[0]), target.tokens))
 
 
 def _width_multiple(spec: Spec, heads: int) -> int:
@@ -202,8 +221,17 @@ def _flops(spec: Spec, size: Size, trials: int) -> float:
     return trials * size.tokens * spec.architecture(size).training_flops_per_token
 
 
+def _limit_flops(spec: Spec, size: Size) -> float:
+    """FLOPs that one run of a size does not exceed, though its tokens are rounded up to whole steps."""
+    return (size.tokens + _half_step(spec)) * spec.architecture(size).training_flops_per_token / ROUNDING
+
+
 def _shortened(spec: Spec, size: Size, limit_flops: float) -> Size:
-    """A size in as many tokens as a limit allows one run, even where whole steps round them up."""
-    half_step = spec.ends("batch_sequences")[1] * spec.context_tokens / 2
-    tokens = ROUNDING * limit_flops / spec.architecture(size).training_flops_per_token - half_step
-    return size.model_copy(update={"tokens": min(size.tokens, max(tokens, 1.0))})
+    """A size in as many tokens as a limit allows one run, or in as many as it has: the inverse of `_limit_flops`."""
+    tokens = ROUNDING * limit_flops / spec.architecture(size).training_flops_per_token - _half_step(spec)
+    return size.model_copy(update={"tokens": min(size.tokens, max(float(int(tokens)), 1.0))})
+
+
+def _half_step(spec: Spec) -> float:
+    """Tokens by which whole steps of the largest batch may lengthen a run."""
+    return spec.ends("batch_sequences")[1] * spec.context_tokens / 2
