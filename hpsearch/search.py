@@ -166,7 +166,9 @@ def corpus_source(spec: Spec) -> CorpusSource:
 def _conduct(conductor: Conductor, token_set: TokenSet, cache: Path, view: View) -> SearchState:
     """Trains until nothing is left to decide, or a signal asks to stop."""
     folder = conductor.folder
-    with _logging_to(folder.log), record.recording(folder), _stop_on_signal(conductor), embedded_ray(view):
+    # No thread of ours may outlive Ray: where it collects garbage while Ray shuts down, a reference of Ray's among it,
+    # Ray ends the process.
+    with _logging_to(folder.log), _stop_on_signal(conductor), embedded_ray(view), record.recording(folder):
         # Nothing may be left where the driver died between the last measurement and its farewell.
         left = conductor.state.running or conductor.decide() is not Idle.FINISHED
         device_seconds = _tune(conductor, token_set, cache, view) if left else {}

@@ -142,10 +142,10 @@ def test_sequence_numbers_have_no_gaps(ledger: Ledger) -> None:
     parts = ONE_OF_EACH[:3], ONE_OF_EACH[3:4], ONE_OF_EACH[4:]
     assert [ledger.append(*part) for part in parts] == [3, 4, 11]
     entries = ledger.read()
-    assert [entry.seq for entry in entries] == list(range(1, 11))
+    assert [entry.seq for entry in entries] == list(range(1, 12))
     assert [entry.at_s for entry in entries] == sorted(entry.at_s for entry in entries)
-    assert [entry.seq for entry in ledger.read(after_seq=8)] == [9, 10]
-    assert ledger.read(after_seq=10) == []
+    assert [entry.seq for entry in ledger.read(after_seq=9)] == [10, 11]
+    assert ledger.read(after_seq=11) == []
 
 
 def test_another_opening_reads_what_was_written(ledger: Ledger) -> None:
