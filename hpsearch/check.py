@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hpsearch.decisions import Decision, Idle, judge, next_decision
-from hpsearch.events import Asked, Closed, Ended, Event, Judged, Predicted, Promoted, TrialState
+from hpsearch.events import Asked, Closed, ConfirmOpened, Ended, Event, Judged, Predicted, Promoted, TrialState
 from hpsearch.ledger import Entry
 from hpsearch.state import SearchState, opening_state
+from hpsearch.transfer.confirm import replanned
 from search_spaces.errors import UserError
 
 # How a trial ends with its search; the others have ended by themselves.
@@ -33,7 +34,7 @@ class Checked:
 
 
 def check_ledger(entries: list[Entry]) -> Checked:
-    """Recomputes each ask, verdict, promotion, prediction and end; stops at an event that is impossible.
+    """Recomputes each ask, verdict, promotion, prediction, confirm and end; stops at an event that is impossible.
 
     Raises:
         UserError: the ledger is empty, or does not begin with the opening of a search.
@@ -50,7 +51,7 @@ def check_ledger(entries: list[Entry]) -> Checked:
                 if recomputed != event:
                     differences.append(Difference(seq, _text(event), _text(recomputed)))
             state.apply(seq, event)
-        except (LookupError, AssertionError) as error:  # it speaks of a trial or a rung that is not there
+        except (LookupError, AssertionError, UserError) as error:  # it speaks of what is not there, or may not be
             differences.append(Difference(seq, _text(event), f"impossible here: {error!r}"))
             break
     return Checked(counts, tuple(differences))
@@ -61,6 +62,8 @@ def _recompute(state: SearchState, event: Event) -> Iterator[Event | Decision]:
     match event:
         case Asked() | Promoted() | Predicted():
             yield next_decision(state)
+        case ConfirmOpened():
+            yield event.model_copy(update={"plan": replanned(state, event.plan)})
         case Judged():
             yield judge(state, event.trial_id)
         case Ended():

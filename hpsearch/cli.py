@@ -12,8 +12,17 @@ import click
 
 from hpsearch.cli_answers import ask_tell, export, recommend, replay, sensitivity
 from hpsearch.cli_big_run import recheck, watch_target
+from hpsearch.cli_confirm import confirm
 from hpsearch.cli_import import import_runs
-from hpsearch.cli_options import cache_option, home_option, json_option, json_output_option, live_option, quiet_option
+from hpsearch.cli_options import (
+    cache_folder,
+    cache_option,
+    home_option,
+    json_option,
+    json_output_option,
+    live_option,
+    quiet_option,
+)
 from hpsearch.exit_codes import OUR_FAULT, STOPPED, USER_ERROR
 from hpsearch.plan_command import plan
 from search_spaces.errors import UserError
@@ -46,7 +55,8 @@ def cli() -> None:
     """
 
 
-for command in (recommend, sensitivity, export, replay, ask_tell, plan, import_runs, watch_target, recheck):
+ANSWERS = (recommend, sensitivity, export, replay, ask_tell, plan, import_runs, confirm, watch_target, recheck)
+for command in ANSWERS:
     cli.add_command(command)
 
 
@@ -81,7 +91,7 @@ def run(
         return
     from hpsearch.session import run_shown  # with Ray and MLflow, which a dry run need not wait for
 
-    sys.exit(run_shown(spec, home.absolute(), _cache(cache), output))
+    sys.exit(run_shown(spec, home.absolute(), cache_folder(cache), output))
 
 
 @cli.command()
@@ -100,7 +110,7 @@ def resume(search: str, output: str, home: Path, cache: Path | None) -> None:
     from hpsearch.folder import find_search
     from hpsearch.session import resume_shown
 
-    sys.exit(resume_shown(find_search(home.absolute(), search), _cache(cache), output))
+    sys.exit(resume_shown(find_search(home.absolute(), search), cache_folder(cache), output))
 
 
 @cli.command("list")
@@ -193,7 +203,7 @@ def doctor(file: Path | None, as_json: bool, home: Path, cache: Path | None) -> 
     """
     from hpsearch.doctor import examine
 
-    findings = examine(file, home.absolute(), _cache(cache))
+    findings = examine(file, home.absolute(), cache_folder(cache))
     if as_json:
         click.echo(json.dumps([finding.__dict__ for finding in findings], indent=2))
     for finding in [] if as_json else findings:
@@ -279,9 +289,3 @@ def _print_plan(spec: Spec, output: str) -> None:
         click.echo(spec.model_dump_json(indent=2))
     elif output == "live":
         Console().print(plan_table(spec))
-
-
-def _cache(cache: Path | None) -> Path:
-    import platformdirs
-
-    return cache.absolute() if cache else platformdirs.user_cache_path("hpsearch")

@@ -54,3 +54,10 @@ def target_of(text: str | None, state: SearchState) -> ResolvedTarget:
     from hpsearch.targets import parse_target, resolve_target
 
     return resolve_target(parse_target(text) if text else state.spec.target, state.spec)
+
+
+def cache_folder(cache: Path | None) -> Path:
+    """What --cache names, or the user's own."""
+    import platformdirs
+
+    return cache.absolute() if cache else platformdirs.user_cache_path("hpsearch")

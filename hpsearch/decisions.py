@@ -2,6 +2,7 @@
 
 The order: let trials go on that earned it, repeat the incumbents of proxies that are explored, explore the
 next proxy, and when all is measured predict the size that was never swept and put the prediction to the test.
+After that only what a confirm asks for.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from types import MappingProxyType
 import numpy as np
 
 from hpsearch.events import Asked, Judged, Predicted, Promoted, Role, TrialState
-from hpsearch.plan import PROOF, architecture, rung_ratios, rung_tokens, segment_flops, trial_config
+from hpsearch.plan import PROOF, confirm_proxy, rung_ratios, rung_tokens, segment_flops, size_run, trial_config
 from hpsearch.rungs import audits, never_pruned, promotable, verdict
 from hpsearch.sampler import in_order_of_gain, propose
 from hpsearch.state import SearchState, Trial
+from hpsearch.transfer.confirm import confirm_values
 from hpsearch.transfer.proof import FIRST_PROBES, can_predict, predict, probe_values
+from trials.trial import TrialConfig
 
 MIN_AUDITS = 8  # of fewer a false-prune rate would say nothing
 AUDIT_STREAM = 1  # of the random numbers that are drawn from the search's seed
@@ -38,6 +41,8 @@ Decision = Asked | Promoted | Predicted | Idle
 
 def next_decision(state: SearchState) -> Decision:
     """The one next thing to do. Which slot does it, and when, is not decided here."""
+    if state.confirms:  # of a search that is complete
+        return _confirm(state)
     if state.prediction is not None:  # nothing is swept any more: the prediction is from all that was
         return _proof(state)
     promotions = chain(never_pruned(state), *(promotable(state, proxy) for proxy in _proxies(state)))
@@ -81,7 +86,7 @@ def _proxies(state: SearchState) -> range:
 def _fits(state: SearchState, decision: Asked | Promoted) -> bool:
     """A rung starts only if it fits what is left, and what was not promised leaves alone what was."""
     promised = 0 if _is_promised(state, decision) else _promised_flops(state)
-    return state.spent_flops + state.reserved_flops + decision.cost_flops + promised <= state.spec.budget_flops
+    return state.spent_flops + state.reserved_flops + decision.cost_flops + promised <= state.budget_flops
 
 
 def _is_promised(state: SearchState, decision: Asked | Promoted) -> bool:
@@ -161,6 +166,25 @@ def _proof(state: SearchState) -> Decision:
     return ask if _fits(state, ask) else idle
 
 
+def _confirm(state: SearchState) -> Decision:
+    """The trials of the confirm under way, whose cost is in the budget: none waits for another."""
+    number, plan = len(state.confirms) - 1, state.confirms[-1]
+    proxy = confirm_proxy(number)
+    begun = len(state.of(proxy, Role.CONFIRM))
+    if begun == plan.trials:
+        return Idle.WAIT if state.running else Idle.FINISHED
+    # A seed of its own: a second confirm at the same value and size would else be the same run.
+    return _ask(state, proxy, Role.CONFIRM, confirm_values(state.spec, plan, begun), state.spec.seed + number)
+
+
+def _run(state: SearchState, proxy: int, values: Mapping[str, float], seed: int) -> tuple[TrialConfig, tuple[int, ...]]:
+    """The configuration of a trial, and its rungs in tokens."""
+    if proxy < PROOF:
+        return size_run(state.spec, state.confirms[-1].size, values, seed)
+    config = trial_config(state.spec, proxy, values, seed)
+    return config, rung_tokens(state.spec, proxy, config.batch_sequences)
+
+
 def _ask(
     state: SearchState,
     proxy: int,
@@ -171,8 +195,7 @@ def _ask(
     reasons: Mapping[str, float] = NO_REASONS,
 ) -> Asked:
     number = len(state.trials)
-    config = trial_config(state.spec, proxy, values, seed)
-    rungs = rung_tokens(state.spec, proxy, config.batch_sequences)
+    config, rungs = _run(state, proxy, values, seed)
     if repeat_of:
         rungs = rungs[: len(state.trials[repeat_of].measurements)]
     return Asked(
@@ -186,7 +209,7 @@ def _ask(
         rungs=rungs,
         cost_flops=segment_flops(config, rungs, 0),
         reasons={
-            "params": float(architecture(state.spec, proxy).params),
+            "params": float(state.params[proxy]),
             "spent_flops": float(state.spent_flops),
             **reasons,
         },

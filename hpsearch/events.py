@@ -1,7 +1,7 @@
 """The events of a search: frozen models, one a kind. The ledger stores them, `hpsearch.state` folds them.
 
-A decision (asked, judged, promoted, predicted) is a pure function of the events before it, and carries
-its reasons in numbers. The others are facts from outside: a search opened, a measurement arrived.
+A decision (asked, judged, promoted, predicted, the plan of a confirm) is a pure function of the events before it,
+and carries its reasons in numbers. The others are facts from outside: a search opened, a measurement arrived.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
+from hpsearch.spec import Size, Target
 from trials.trial import Measurement, TrialConfig
 
 
@@ -20,6 +21,7 @@ class Role(StrEnum):
     EXPLORE = "explore"  # in the rung populations
     REPEAT = "repeat"  # an incumbent with another seed: outside the populations, never pruned
     PROOF = "proof"  # at the size that was never swept: never pruned
+    CONFIRM = "confirm"  # after the search, at a size between ladder and target: never pruned
 
 
 class TrialState(StrEnum):
@@ -80,7 +82,7 @@ class Asked(Event):
     kind: Literal["asked"] = "asked"
     trial_id: str
     number: int
-    proxy: int  # index in the ladder, -1 for the proof
+    proxy: int  # index in the ladder, -1 for the proof, -2, -3, ... for the confirms
     role: Role
     repeat_of: str  # trial id; "" for none
     values: dict[str, float]  # the searched parameters
@@ -128,7 +130,7 @@ class Promoted(Event):
 
 
 class Predicted(Event):
-    """The recommendation for the proof's size, written before any trial of that size exists."""
+    """The recommendation at a size, written before any of the trials that test it exists."""
 
     kind: Literal["predicted"] = "predicted"
     values: dict[str, float]
@@ -136,6 +138,30 @@ class Predicted(Event):
     high80: dict[str, float]
     regret: float  # expected, as a fraction of the loss
     observations: int
+
+
+class ConfirmPlan(BaseModel):
+    """Trials at a size between ladder and target, and what is predicted of them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    target: Target  # whose recommendation is put to the test
+    size: Size  # a trial trains its tokens in whole steps
+    trials: Annotated[int, Field(ge=1, le=3)]  # at the predicted value, half an octave below, half an octave above
+    prediction: Predicted
+    loss: float  # of one run at the predicted value
+    loss_low80: float
+    loss_high80: float
+    cost_flops: int  # of all its trials: added to the search's budget
+
+
+class ConfirmOpened(Event):
+    """A driver takes a complete search up to test it: the prediction is written before any of its trials exists."""
+
+    kind: Literal["confirm_opened"] = "confirm_opened"
+    plan: ConfirmPlan
+    incarnation: str
+    versions: dict[str, str]
 
 
 class Ended(Event):
@@ -155,7 +181,7 @@ class Closed(Event):
 
 
 AnyEvent = Annotated[
-    Opened | Resumed | Asked | Measured | Adopted | Judged | Promoted | Predicted | Ended | Closed,
+    Opened | Resumed | Asked | Measured | Adopted | Judged | Promoted | Predicted | ConfirmOpened | Ended | Closed,
     Field(discriminator="kind"),
 ]
 EVENT: TypeAdapter[Any] = TypeAdapter(AnyEvent)

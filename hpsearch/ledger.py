@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from hpsearch.events import EVENT, Event
 from search_spaces.errors import UserError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: confirms
 NETWORK_FILE_SYSTEMS = {
     "nfs",
     "nfs4",
@@ -96,6 +96,9 @@ class Ledger:
     def append(self, *events: Event) -> int:
         """Writes events in one transaction; returns the sequence number of the last."""
         with self._engine.begin() as connection:
+            # An older ledger may now hold what only this version reads.
+            older = _SCHEMA.c.version < SCHEMA_VERSION
+            connection.execute(_SCHEMA.update().where(older).values(version=SCHEMA_VERSION))
             return _insert(connection, events)
 
     def read(self, after_seq: int = 0) -> list[Entry]:

@@ -6,12 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from hpsearch.domains import DEFAULTS
-from hpsearch.spec import Spec
+from hpsearch.spec import Size, Spec
 from search_spaces.errors import UserError
 from trials.architecture import Architecture
 from trials.trial import DecayConvention, TrialConfig
 
 PROOF = -1  # the index of the proof among the proxies: it belongs to no rung population
+
+
+def confirm_proxy(number: int) -> int:
+    """The index among the proxies of a search's confirm `number`, counted from 0."""
+    return PROOF - 1 - number
 
 
 def architecture(spec: Spec, proxy: int) -> Architecture:
@@ -54,6 +59,13 @@ def trial_config(spec: Spec, proxy: int, values: Mapping[str, float], seed: int)
     """A configuration as a trial runs it: what depends on the run's length is of the proxy's last rung."""
     last_rung = rung_tokens(spec, proxy, round(complete_values(spec, values)["batch_sequences"]))[-1]
     return run_config(spec, architecture(spec, proxy), last_rung, values, seed)
+
+
+def size_run(spec: Spec, size: Size, values: Mapping[str, float], seed: int) -> tuple[TrialConfig, tuple[int, ...]]:
+    """A configuration for one run of a size, and its one rung: its tokens on whole steps, at least one."""
+    step_tokens = round(complete_values(spec, values)["batch_sequences"]) * spec.context_tokens
+    tokens = max(round(size.tokens / step_tokens), 1) * step_tokens
+    return run_config(spec, spec.architecture(size), tokens, values, seed), (tokens,)
 
 
 def run_config(spec: Spec, shape: Architecture, run_tokens: int, values: Mapping[str, float], seed: int) -> TrialConfig:

@@ -240,5 +240,5 @@ def _note(state: SearchState) -> str:
     sizes = ", ".join(f"{state.spec.architecture(proxy).params:,}" for proxy in state.spec.ladder)
     return (
         f"**{state.spec.name}**: proxies of {sizes} non-embedding parameters; {counts or 'no trials yet'}; "
-        f"{state.spent_flops:.3g} of {state.spec.budget_flops:.3g} FLOPs spent."
+        f"{state.spent_flops:.3g} of {state.budget_flops:.3g} FLOPs spent."
     )

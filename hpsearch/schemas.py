@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from hpsearch.transfer.big_run import BigRunPlan
+from hpsearch.transfer.confirm_report import ConfirmReport
 from hpsearch.transfer.recheck import Recheck, RecheckPlan
 from hpsearch.transfer.recommend import Recommendation
 from hpsearch.transfer.sensitivity import SensitivityReport
@@ -22,6 +23,7 @@ ANSWERS: dict[str, type[Any]] = {
     "recommend-table": TableRecommendation,
     "sensitivity": SensitivityReport,
     "plan": BigRunPlan,  # and beside it what follows from its parts
+    "confirm": ConfirmReport,  # under the key of that name
     "watch-target": Watched,
     "recheck-plan": RecheckPlan,
     "recheck": Recheck,

@@ -19,7 +19,7 @@ from ray import tune
 from hpsearch import record
 from hpsearch.conductor import Conductor
 from hpsearch.decisions import Idle
-from hpsearch.events import Opened, Resumed
+from hpsearch.events import ConfirmOpened, ConfirmPlan, Opened, Resumed
 from hpsearch.folder import SearchFolder
 from hpsearch.ledger import Ledger
 from hpsearch.plan import check_budget
@@ -95,17 +95,35 @@ def resume_search(folder: SearchFolder, cache: Path, view: View) -> SearchState:
         state = read_state(folder.ledger)
         if state.closed is not None and state.closed.complete:
             return state
-        token_set = _prepare(state.spec, cache, view)
-        if token_set.corpus_id != state.opened.corpus_id:
-            raise UserError(
-                f"{folder.name}: text: the search reads corpus {state.opened.corpus_id}, this machine has "
-                f"{token_set.corpus_id}; restore the text (or the package versions), or start a new search"
-            )
+        token_set = _same_text(state, cache, view)
         ledger.append(Resumed(incarnation=secrets.token_hex(4), versions=_versions()))
         conductor = Conductor(ledger, read_state(folder.ledger), folder)
         _adopt_orphans(conductor)
         view.update(conductor.state)
         return _conduct(conductor, token_set, cache, view)
+
+
+def confirm_search(folder: SearchFolder, seq: int, plan: ConfirmPlan, cache: Path, view: View) -> SearchState:
+    """Puts the recommendation of a complete search to the test.
+
+    Args:
+        folder: of the search.
+        seq: last sequence number of the ledger that the plan was made from.
+        plan: the trials and what is predicted of them.
+        cache: folder of tokens.
+        view: who shows the progress.
+
+    Raises:
+        UserError: the search runs, has changed since the plan was made, or its text is no longer the same.
+    """
+    ledger = Ledger(folder.ledger)
+    with ledger.writing():
+        state = read_state(folder.ledger)
+        if state.seq != seq:
+            raise UserError(f"{folder.name}: another process has changed the search meanwhile; give the command again")
+        token_set = _same_text(state, cache, view)
+        ledger.append(ConfirmOpened(plan=plan, incarnation=secrets.token_hex(4), versions=_versions()))
+        return _conduct(Conductor(ledger, read_state(folder.ledger), folder), token_set, cache, view)
 
 
 def _adopt_orphans(conductor: Conductor) -> None:
@@ -127,6 +145,17 @@ def _prepare(spec: Spec, cache: Path, view: View) -> TokenSet:
     return prepare(corpus_source(spec), spec.text.vocabulary, cache, view.note)
 
 
+def _same_text(state: SearchState, cache: Path, view: View) -> TokenSet:
+    """The text that the search has read so far."""
+    token_set = _prepare(state.spec, cache, view)
+    if token_set.corpus_id != state.opened.corpus_id:
+        raise UserError(
+            f"{state.spec.name}: text: the search reads corpus {state.opened.corpus_id}, this machine has "
+            f"{token_set.corpus_id}; restore the text (or the package versions), or start a new search"
+        )
+    return token_set
+
+
 def corpus_source(spec: Spec) -> CorpusSource:
     """Where the text of a search comes from."""
     if spec.text.source == PYTHON_TEXT:
@@ -137,7 +166,9 @@ def corpus_source(spec: Spec) -> CorpusSource:
 def _conduct(conductor: Conductor, token_set: TokenSet, cache: Path, view: View) -> SearchState:
     """Trains until nothing is left to decide, or a signal asks to stop."""
     folder = conductor.folder
-    with _logging_to(folder.log), record.recording(folder), _stop_on_signal(conductor), embedded_ray(view):
+    # No thread of ours may outlive Ray: where it collects garbage while Ray shuts down, a reference of Ray's among it,
+    # Ray ends the process.
+    with _logging_to(folder.log), _stop_on_signal(conductor), embedded_ray(view), record.recording(folder):
         # Nothing may be left where the driver died between the last measurement and its farewell.
         left = conductor.state.running or conductor.decide() is not Idle.FINISHED
         device_seconds = _tune(conductor, token_set, cache, view) if left else {}
@@ -152,6 +183,9 @@ def _tune(conductor: Conductor, token_set: TokenSet, cache: Path, view: View) ->
     spec = conductor.state.spec
     devices = places()
     num_workers = len(devices) * (spec.slots + SPARE_WORKERS if spec.slots > 1 else 1)
+    if conductor.state.confirms:
+        # The start gate waits for all workers, and Ray Tune makes none beyond the trials.
+        num_workers = min(num_workers, conductor.state.confirm_trials_left)
     runner = f"{spec.name}-{conductor.state.incarnations[-1]}"
     setup = DeviceSetup(token_set, spec.slots, spec.text.validation_tokens, spec.device, cache / "compiled")
     actors = start_stack_actors(runner, setup, devices, num_workers)

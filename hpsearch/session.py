@@ -1,4 +1,4 @@
-"""A search as a person runs it: progress while it goes, what came out when it ends, an exit code."""
+"""A search or its confirm as a person runs it: progress while it goes, what came out when it ends, an exit code."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from pathlib import Path
 
 from rich.console import Console
 
+from hpsearch.events import ConfirmOpened, ConfirmPlan
 from hpsearch.exit_codes import DONE, STOPPED
 from hpsearch.folder import SearchFolder
+from hpsearch.ledger import Ledger
 from hpsearch.outcome import write_outcome
 from hpsearch.record import send_quietly
-from hpsearch.search import resume_search, start_search
+from hpsearch.search import confirm_search, resume_search, start_search
 from hpsearch.spec import Spec
-from hpsearch.state import SearchState
+from hpsearch.state import SearchState, fold
+from hpsearch.transfer.confirm_report import ConfirmReport, confirm_report
 from hpsearch.transfer.proof import can_predict
 from hpsearch.view import (
     LiveView,
@@ -27,6 +30,7 @@ from hpsearch.view import (
     trial_counts,
     where_to_look,
 )
+from hpsearch.view_confirm import confirm_view
 from search_spaces.errors import UserError
 
 
@@ -39,6 +43,11 @@ def run_shown(spec: Spec, home: Path, cache: Path, output: str) -> int:
 def resume_shown(folder: SearchFolder, cache: Path, output: str) -> int:
     """Goes on with a search; otherwise as `run_shown`."""
     return _shown(folder, lambda view: resume_search(folder, cache, view), output)
+
+
+def confirm_shown(folder: SearchFolder, seq: int, plan: ConfirmPlan, cache: Path, output: str) -> int:
+    """Confirms a search by a plan that was made from its first `seq` events; otherwise as `run_shown`."""
+    return _shown(folder, lambda view: confirm_search(folder, seq, plan, cache, view), output)
 
 
 def _shown(folder: SearchFolder, search: Callable[[View], SearchState], output: str) -> int:
@@ -65,12 +74,25 @@ def _print_outcome(folder: SearchFolder, state: SearchState, console: Console, o
         raise UserError(f"{folder.name}: complete, but too few trials ended with a loss; lower learning_rate.high")
     recommendation = write_outcome(state, folder)
     send_quietly(folder, folder.outcome_files)
+    confirm = _last_confirm(folder, state) if state.confirms and output != "quiet" else None
     if output == "json":
         summary = {**search_summary(state, folder), "recommendation": json.loads(recommendation.model_dump_json())}
-        print(json.dumps(summary, indent=2))
+        confirmed = {} if confirm is None else {"confirm": json.loads(confirm.model_dump_json())}
+        print(json.dumps({**summary, **confirmed}, indent=2))
     elif output == "live":
         console.print(f"{folder.name}: {trial_counts(state)}")
         console.print(occupancy_line(state))
-        console.print(proof_table(recommendation))
-        console.print(recommendation_table(recommendation))
+        if confirm is None:
+            console.print(proof_table(recommendation))
+            console.print(recommendation_table(recommendation))
+        else:
+            console.print(confirm_view(confirm))
         console.print(where_to_look(folder), soft_wrap=True)
+
+
+def _last_confirm(folder: SearchFolder, state: SearchState) -> ConfirmReport:
+    """What the search's last confirm showed."""
+    entries = Ledger(folder.ledger).read()
+    opened = max(entry.seq for entry in entries if isinstance(entry.event, ConfirmOpened))
+    before = fold(((entry.seq, entry.event) for entry in entries[: opened - 1]), str(folder.ledger))
+    return confirm_report(before, state)

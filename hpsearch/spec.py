@@ -57,6 +57,12 @@ class Proof(Shape):
     trials: Annotated[int, Field(ge=3, le=9)] = 3
 
 
+class Size(Shape):
+    """A shape with the tokens of one run."""
+
+    tokens: PositiveFloat
+
+
 class Target(Checked):
     """The model that can be trained only once: a preset, or a shape with its tokens."""
 

@@ -12,6 +12,8 @@ from hpsearch.events import (
     Adopted,
     Asked,
     Closed,
+    ConfirmOpened,
+    ConfirmPlan,
     Ended,
     Event,
     Judged,
@@ -23,7 +25,7 @@ from hpsearch.events import (
     Role,
     TrialState,
 )
-from hpsearch.plan import PROOF, segment_flops, trial_flops
+from hpsearch.plan import PROOF, architecture, confirm_proxy, segment_flops, trial_flops
 from hpsearch.spec import Spec, check_spec
 from search_spaces.errors import UserError
 from trials.trial import Measurement, Outcome, TrialConfig
@@ -109,10 +111,12 @@ class SearchState:
         self.measured: list[tuple[Trial, int]] = []  # (trial, rung), in the order of their events
         self.memo: dict[tuple[object, ...], Any] = {}  # what `hpsearch.fits` has computed from a prefix; no state
         self.prediction: Predicted | None = None
+        self.confirms: list[ConfirmPlan] = []  # the last one is under way, or done
         self.closed: Closed | None = None
         self.spent_flops = 0
         proxies = [*range(len(spec.ladder)), *([PROOF] if spec.proof else [])]
         self.trial_flops = {proxy: trial_flops(spec, proxy) for proxy in proxies}  # of one trial through all rungs
+        self.params = {proxy: architecture(spec, proxy).params for proxy in proxies}  # the same with a QK norm
 
     def of(self, proxy: int, role: Role) -> list[Trial]:
         """The trials of a proxy with a role, in the order in which they were asked."""
@@ -120,7 +124,7 @@ class SearchState:
 
     @property
     def never_pruned(self) -> list[Trial]:
-        """Repeats and proof trials."""
+        """Repeats, and the trials of the proof and of confirms."""
         return [trial for (_, role), trials in self._by_role.items() if role is not Role.EXPLORE for trial in trials]
 
     @property
@@ -132,6 +136,17 @@ class SearchState:
     def num_explored(self) -> int:
         """Trials asked to explore, of all proxies."""
         return sum(len(trials) for (_, role), trials in self._by_role.items() if role is Role.EXPLORE)
+
+    @property
+    def budget_flops(self) -> float:
+        """What the search may spend: as its file says, and what each confirm has added."""
+        return self.spec.budget_flops + sum(plan.cost_flops for plan in self.confirms)
+
+    @property
+    def confirm_trials_left(self) -> int:
+        """Trials of the last confirm that have no measurement yet, asked or not."""
+        trials = self.of(confirm_proxy(len(self.confirms) - 1), Role.CONFIRM)
+        return self.confirms[-1].trials - sum(bool(trial.measurements) for trial in trials)
 
     @property
     def reserved_flops(self) -> int:
@@ -165,6 +180,8 @@ class SearchState:
                     self.condemned.add(event.trial_id)
             case Predicted():
                 self.prediction = event
+            case ConfirmOpened():
+                self._open_confirm(event)
             case Ended():
                 self.trials[event.trial_id].state = event.state
                 self.running.pop(event.trial_id, None)
@@ -184,6 +201,12 @@ class SearchState:
         if trial.asked.role is Role.EXPLORE:
             ranked = (trial.loss, trial.asked.number, trial.trial_id)
             insort(self.populations.setdefault((trial.asked.proxy, event.rung), []), ranked)
+
+    def _open_confirm(self, event: ConfirmOpened) -> None:
+        self.params[confirm_proxy(len(self.confirms))] = self.spec.architecture(event.plan.size).params
+        self.confirms.append(event.plan)
+        self.incarnations.append(event.incarnation)
+        self.closed = None
 
     def _resume(self, event: Resumed) -> None:
         self.incarnations.append(event.incarnation)

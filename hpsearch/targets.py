@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from hpsearch.checked import explain
 from hpsearch.presets import PRESETS
-from hpsearch.spec import Spec, Target
+from hpsearch.spec import Size, Spec, Target
 from hpsearch.strict_yaml import read_mapping
 from search_spaces.errors import UserError, one_line
 from trials.architecture import Architecture
@@ -64,11 +64,19 @@ def parse_target(text: str) -> Target:
             one_line(f"--target: neither a preset nor a file, got {text!r}")
             + f"; use one of {', '.join(PRESETS)}, a YAML file, or width=...,depth=...,heads=...,tokens=..."
         )
-    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
-    values = {key.strip(): value.strip() for key, _, value in pairs}
-    if len(values) < len(pairs):
-        raise UserError(one_line(f"--target: every key may stand once, got {text!r}; remove the repeated one"))
-    return _check(values, "--target")
+    return _check(_values(text, "--target"), "--target")
+
+
+def parse_size(text: str) -> Size:
+    """Reads `width=128,depth=4,heads=4,tokens=4e5`.
+
+    Raises:
+        UserError: it is not that, or breaks a rule.
+    """
+    try:
+        return Size.model_validate(_values(text, "--size"))
+    except ValidationError as error:
+        raise UserError(explain("--size", error)) from error
 
 
 def target_tokens(spec: Spec) -> float:
@@ -101,6 +109,15 @@ def _attention(shape: Architecture) -> str:
 
 def _queries(shape: Architecture) -> str:
     return f"{shape.heads // shape.kv_heads} query heads a key"
+
+
+def _values(text: str, flag: str) -> dict[str, str]:
+    """`key=value,...` as a mapping."""
+    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+    values = {key.strip(): value.strip() for key, _, value in pairs}
+    if len(values) < len(pairs):
+        raise UserError(one_line(f"{flag}: every key may stand once, got {text!r}; remove the repeated one"))
+    return values
 
 
 def _check(data: Any, where: str) -> Target:

@@ -8,7 +8,6 @@ import pandas as pd
 
 from hpsearch.events import Role
 from hpsearch.ledger import Ledger
-from hpsearch.plan import architecture
 from hpsearch.state import SearchState, Trial, fold
 from trials.trial import Measurement, Outcome
 
@@ -68,7 +67,7 @@ def _row(state: SearchState, trial: Trial, rung: int, measurement: Measurement) 
         "rung": rung,
         "seed": trial.config.seed,
         "corpus": state.opened.corpus_id,
-        "params": architecture(state.spec, trial.asked.proxy).params,  # the same with and without a QK norm
+        "params": state.params[trial.asked.proxy],
         "tokens": measurement.tokens,
         "outcome": str(measurement.outcome),
         "loss": measurement.loss if measured else nan,

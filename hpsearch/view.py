@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import isinf
 from typing import Any, Protocol
@@ -16,9 +16,9 @@ from rich.text import Text
 from hpsearch.events import Role, TrialState
 from hpsearch.folder import SearchFolder
 from hpsearch.ledger import Ledger
-from hpsearch.plan import PROOF, architecture, rung_tokens, smallest_batch, trial_config, trial_flops
+from hpsearch.plan import PROOF, architecture, confirm_proxy, rung_tokens, smallest_batch, trial_config, trial_flops
 from hpsearch.spec import Spec
-from hpsearch.state import SearchState
+from hpsearch.state import SearchState, Trial
 from hpsearch.transfer.pruning import PruningReport
 from hpsearch.transfer.recommend import Recommendation
 from hpsearch.transfer.status import Status
@@ -89,7 +89,7 @@ class LiveView:
     def _eta_s(self, state: SearchState, now_s: float) -> float:
         """Seconds until the budget is spent at the pace so far: an upper bound, as the trials may end before."""
         done = state.spent_flops - self._started_flops
-        return (state.spec.budget_flops - state.spent_flops) * (now_s - self._started_s) / done if done > 0 else 0.0
+        return (state.budget_flops - state.spent_flops) * (now_s - self._started_s) / done if done > 0 else 0.0
 
 
 def progress(state: SearchState, eta_s: float) -> RenderableType:
@@ -100,6 +100,8 @@ def progress(state: SearchState, eta_s: float) -> RenderableType:
     proxies = [*range(len(state.spec.ladder)), *([PROOF] if state.spec.proof else [])]
     for proxy in proxies:
         table.add_row(*_proxy_row(state, proxy))
+    for number in range(len(state.confirms)):
+        table.add_row(*_confirm_row(state, number))
     return Group(table, _line(state, eta_s))
 
 
@@ -229,7 +231,7 @@ def search_summary(state: SearchState, folder: SearchFolder) -> dict[str, Any]:
         "trials": len(state.trials),
         "counts": trial_counts(state),
         "spent_flops": state.spent_flops,
-        "budget_flops": state.spec.budget_flops,
+        "budget_flops": state.budget_flops,
         "folder": str(folder.path),
     }
 
@@ -239,14 +241,25 @@ def _proxy_row(state: SearchState, proxy: int) -> tuple[str, ...]:
     role = Role.PROOF if proxy == PROOF else Role.EXPLORE
     trials = state.of(proxy, role) + (state.of(proxy, Role.REPEAT) if proxy != PROOF else [])
     asked = spec.proof.trials if proxy == PROOF and spec.proof else spec.ladder[proxy].trials + spec.repeats
+    name = _name(proxy, architecture(spec, proxy).width, architecture(spec, proxy).depth)
+    return _row(name, state.params[proxy], trials, asked)
+
+
+def _confirm_row(state: SearchState, number: int) -> tuple[str, ...]:
+    plan, proxy = state.confirms[number], confirm_proxy(number)
+    name = f"confirm {plan.size.width}x{plan.size.depth}"
+    return _row(name, state.params[proxy], state.of(proxy, Role.CONFIRM), plan.trials)
+
+
+def _row(name: str, params: int, trials: Sequence[Trial], asked: int) -> tuple[str, ...]:
     running = sum(trial.state is TrialState.RUNNING for trial in trials)
     num_rungs = max((len(trial.asked.rungs) for trial in trials), default=0)
     rungs = " / ".join(str(sum(len(trial.measurements) > rung for trial in trials)) for rung in range(num_rungs))
     best = min(trials, key=lambda trial: (-len(trial.measurements), trial.loss), default=None)
     shown = best is not None and not isinf(best.loss)
     return (
-        _name(proxy, architecture(spec, proxy).width, architecture(spec, proxy).depth),
-        f"{architecture(spec, proxy).params:,}",
+        name,
+        f"{params:,}",
         f"{len(trials)}/{asked}",
         str(running),
         rungs,
@@ -260,9 +273,9 @@ def _name(proxy: int, width: int, depth: int) -> str:
 
 
 def _line(state: SearchState, eta_s: float) -> Text:
-    share = state.spent_flops / state.spec.budget_flops
+    share = state.spent_flops / state.budget_flops
     eta = f", at most {eta_s:.0f} s left" if eta_s > 0 and state.closed is None else ""
-    return Text(f"{share:4.0%} of {state.spec.budget_flops:.3g} FLOPs spent, {trial_counts(state)}{eta}")
+    return Text(f"{share:4.0%} of {state.budget_flops:.3g} FLOPs spent, {trial_counts(state)}{eta}")
 
 
 def pruning_line(pruning: PruningReport) -> str:

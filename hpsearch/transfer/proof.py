@@ -67,17 +67,20 @@ def fit_search(state: SearchState, proof: bool, priors: Priors = "neutral") -> S
 
 def predict(state: SearchState) -> Predicted:
     """The recommendation at the proof's setting, from everything measured below it."""
-    surface = fit_search(state, proof=False)
-    params, tokens = _setting(state)
+    return predict_at(state.spec, fit_search(state, proof=False), *_setting(state))
+
+
+def predict_at(spec: Spec, surface: Surface, params: float, tokens: float) -> Predicted:
+    """The recommendation at N = `params`, D = `tokens`; only the probed parameter may leave its searched range."""
     estimates = surface.optimum(params, tokens)
-    probed = probed_parameter(state.spec).name
+    probed = probed_parameter(spec).name
     best = {
         parameter.name: estimates[parameter.name].value
         if parameter.name == probed
         else parameter.nearest(estimates[parameter.name].value)
-        for parameter in state.spec.parameters
+        for parameter in spec.parameters
     }
-    values = active_values(state.spec.space, best)
+    values = active_values(spec.space, best)
     return Predicted(
         values=values,
         low80={name: estimate.low80 for name, estimate in estimates.items()},
@@ -93,13 +96,13 @@ def probe_values(state: SearchState) -> dict[str, float]:
     offsets = [0.0, -1.0, 1.0]
     trials = state.of(PROOF, Role.PROOF)
     if len(trials) < FIRST_PROBES:
-        return _moved(state, offsets[len(trials)])
+        return moved(state.spec, state.prediction, offsets[len(trials)])
     by_offset = sorted((_offset(state, trial.asked.values), trial.loss) for trial in trials)
     best = min(range(len(by_offset)), key=lambda i: by_offset[i][1])
     if best == 0:
-        return _moved(state, by_offset[0][0] - 1.0)
+        return moved(state.spec, state.prediction, by_offset[0][0] - 1.0)
     if best == len(by_offset) - 1:
-        return _moved(state, by_offset[-1][0] + 1.0)
+        return moved(state.spec, state.prediction, by_offset[-1][0] + 1.0)
     return {}
 
 
@@ -145,13 +148,12 @@ def _setting(state: SearchState) -> tuple[int, int]:
     return architecture(state.spec, PROOF).params, rung_tokens(state.spec, PROOF, smallest_batch(state.spec))[-1]
 
 
-def _moved(state: SearchState, octaves: float) -> dict[str, float]:
+def moved(spec: Spec, prediction: Predicted, octaves: float) -> dict[str, float]:
     """The predicted configuration with the probed parameter moved."""
-    assert state.prediction is not None
-    parameter = probed_parameter(state.spec)
-    value = state.prediction.values[parameter.name]
-    moved = value if octaves == 0 else parameter.value(parameter.coordinate(value) + octaves)
-    return active_values(state.spec.space, {**state.prediction.values, parameter.name: moved})
+    parameter = probed_parameter(spec)
+    value = prediction.values[parameter.name]
+    there = value if octaves == 0 else parameter.value(parameter.coordinate(value) + octaves)
+    return active_values(spec.space, {**prediction.values, parameter.name: there})
 
 
 def _offset(state: SearchState, values: dict[str, float]) -> float:

@@ -14,10 +14,10 @@ import numpy as np
 
 from hpsearch.conductor import Conductor
 from hpsearch.decisions import Idle
-from hpsearch.events import Opened, Predicted, Resumed
+from hpsearch.events import ConfirmOpened, ConfirmPlan, Opened, Predicted, Resumed
 from hpsearch.folder import SearchFolder
 from hpsearch.ledger import Ledger
-from hpsearch.spec import Spec, check_spec
+from hpsearch.spec import Size, Spec, check_spec
 from hpsearch.state import fold
 from trials.trial import Assignment, Measurement, Outcome
 
@@ -66,6 +66,7 @@ EVERYTHING: dict[str, Any] = {
         "eps": 1e-9,
     },
 }
+SIZE = Size(width=48, depth=1, heads=2, tokens=2e5)  # between ladder and target
 PROOF_SHAPE: dict[str, Any] = {"width": 48, "depth": 1, "heads": 2, "tokens_per_parameter": 3.0, "trials": 5}
 
 
@@ -152,6 +153,13 @@ def resume(folder: Path, incarnation: str) -> Conductor:
     """The search as a new driver finds it."""
     ledger = Ledger(folder / "ledger.sqlite")
     ledger.append(Resumed(incarnation=incarnation, versions={}))
+    return _conductor(ledger)
+
+
+def confirm(folder: Path, plan: ConfirmPlan, incarnation: str = "confirm") -> Conductor:
+    """A confirm of the complete search in a folder."""
+    ledger = Ledger(folder / "ledger.sqlite")
+    ledger.append(ConfirmOpened(plan=plan, incarnation=incarnation, versions={}))
     return _conductor(ledger)
 
 

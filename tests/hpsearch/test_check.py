@@ -15,8 +15,9 @@ from pydantic import ValidationError
 from hpsearch.check import check_ledger
 from hpsearch.events import EVENT, Role, TrialState
 from hpsearch.ledger import Entry
+from hpsearch.transfer.confirm import plan_of_size
 from search_spaces.errors import UserError
-from tests.hpsearch.simulation import PROOF_SHAPE, World, begin, drive, resume, scratch, spec_of
+from tests.hpsearch.simulation import PROOF_SHAPE, SIZE, World, begin, confirm, drive, resume, scratch, spec_of
 
 DECISIONS = ["asked", "judged", "promoted", "predicted", "ended"]
 
@@ -33,6 +34,22 @@ def recorded(proof: bool) -> tuple[Entry, ...]:
     """A whole search, made once."""
     with scratch() as folder:
         return tuple(searched(Path(folder), slots=3, proof=PROOF_SHAPE if proof else None))
+
+
+@cache
+def confirmed() -> tuple[Entry, ...]:
+    """A whole search and two confirms of it, made once."""
+    with scratch() as name:
+        folder = Path(name)
+        conductor = begin(folder, spec_of(proof=PROOF_SHAPE))
+        drive(conductor, World(), slots=3)
+        conductor.close(complete=True, device_seconds={})
+        for trials in (3, 2):
+            plan = plan_of_size(conductor.state, conductor.state.spec.target, SIZE, trials)
+            conductor = confirm(folder, plan, f"confirm{trials}")
+            drive(conductor, World(), slots=2)
+            conductor.close(complete=True, device_seconds={})
+        return tuple(conductor.ledger.read())
 
 
 def altered(value: Any) -> Any:
@@ -103,6 +120,36 @@ def test_an_altered_prediction_is_found(field: str) -> None:
     place = next(i for i, entry in enumerate(entries) if entry.event.kind == "predicted")
     body = json.loads(entries[place].event.model_dump_json())
     assert is_found(entries, place, {field: altered(body[field])})
+
+
+def test_every_decision_of_a_confirm_follows_from_its_prefix() -> None:
+    checked = check_ledger(list(confirmed()))
+    assert checked.differences == () and checked.decisions["confirm_opened"] == 2 and checked.decisions["closed"] == 3
+
+
+@pytest.mark.parametrize("field", ["target", "size", "prediction", "loss", "loss_low80", "loss_high80", "cost_flops"])
+def test_an_altered_plan_of_a_confirm_is_found(field: str) -> None:
+    entries = confirmed()
+    place = max(i for i, entry in enumerate(entries) if entry.event.kind == "confirm_opened")
+    plan = json.loads(entries[place].event.model_dump_json())["plan"]
+    forged = {**plan["target"], "width": 8} if field == "target" else altered(plan[field])  # one that may not be asked
+    assert is_found(entries, place, {"plan": {**plan, field: forged}})
+
+
+@pytest.mark.parametrize("field", ["values", "config", "rungs", "role", "proxy", "number", "cost_flops"])
+def test_an_altered_trial_of_a_confirm_is_found(field: str) -> None:
+    entries = confirmed()
+    place = max(i for i, entry in enumerate(entries) if entry.event.kind == "asked")
+    body = json.loads(entries[place].event.model_dump_json())
+    assert is_found(entries, place, {field: altered(body[field])})
+
+
+def test_a_confirm_of_a_search_that_was_not_complete_is_found() -> None:
+    entries = confirmed()
+    place = next(i for i, entry in enumerate(entries) if entry.event.kind == "closed")
+    early = [Entry(entry.seq - 1, entry.at_s, entry.event) for entry in entries[place + 1 :]]
+    (difference,) = check_ledger([*entries[:place], *early]).differences
+    assert difference.seq == early[0].seq and "a confirm of a search that is not complete" in difference.recomputed
 
 
 @pytest.mark.parametrize("kind", [*DECISIONS, "measured"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -13,12 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hpsearch.check import check_ledger
 from hpsearch.conductor import Conductor
 from hpsearch.decisions import Idle
-from hpsearch.events import Asked, Event, Judged, Measured, Promoted, Resumed, TrialState
-from hpsearch.plan import PROOF
+from hpsearch.events import Asked, Event, Judged, Measured, Promoted, Resumed, Role, TrialState
+from hpsearch.plan import PROOF, confirm_proxy
 from hpsearch.state import SearchState
-from tests.hpsearch.simulation import PROOF_SHAPE, World, begin, drive, resume, scratch, spec_of
+from hpsearch.transfer.confirm import plan_of_size
+from tests.hpsearch.simulation import PROOF_SHAPE, SIZE, World, begin, confirm, drive, resume, scratch, spec_of
 
 DRIVERS = {"opened", "resumed", "adopted", "closed"}  # what only says who was there
 
@@ -54,6 +57,36 @@ def test_with_one_slot_a_killed_search_ends_as_the_unbroken_one(kills: list[tupl
         drive(conductor, World())
         conductor.close(complete=True, device_seconds={})
         assert story(conductor) == unbroken()
+
+
+def confirmed(folder: Path, kills: Sequence[tuple[int, bool]]) -> list[Any]:
+    """The story of a search and its confirm, which is killed after so many decisions each time."""
+    conductor = begin(folder, spec_of())
+    drive(conductor, World())
+    conductor.close(complete=True, device_seconds={})
+    plan = plan_of_size(conductor.state, conductor.state.spec.target, SIZE, 3)
+    conductor = confirm(folder, plan)
+    for number, (cut, is_trained) in enumerate(kills):
+        drive(conductor, World(), transactions=cut)
+        orphans = [World().measure(conductor.assignment(trial)) for trial in conductor.state.running.values()]
+        conductor = resume(folder, f"driver{number}")
+        for orphan in orphans if is_trained else []:
+            conductor.adopt(orphan)
+    drive(conductor, World())
+    conductor.close(complete=True, device_seconds={})
+    assert len(conductor.state.of(confirm_proxy(0), Role.CONFIRM)) == 3
+    assert check_ledger(conductor.ledger.read()).differences == ()
+    return story(conductor)
+
+
+@pytest.mark.parametrize("is_trained", [False, True])
+@pytest.mark.parametrize("cut", range(7))
+def test_with_one_slot_a_confirm_killed_anywhere_ends_as_the_unbroken_one(
+    tmp_path: Path, cut: int, is_trained: bool
+) -> None:
+    """After each of its three asks and three measurements; also twice."""
+    unbroken_story = confirmed(tmp_path / "whole", [])
+    assert confirmed(tmp_path / "killed", [(cut, is_trained), (1, is_trained)]) == unbroken_story
 
 
 def test_with_one_slot_the_same_file_and_seed_tell_the_same_story(tmp_path: Path) -> None:

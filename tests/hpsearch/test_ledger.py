@@ -21,6 +21,8 @@ from hpsearch.events import (
     AnyEvent,
     Asked,
     Closed,
+    ConfirmOpened,
+    ConfirmPlan,
     Ended,
     Event,
     Judged,
@@ -35,7 +37,7 @@ from hpsearch.events import (
 from hpsearch.ledger import Ledger
 from hpsearch.plan import trial_config
 from search_spaces.errors import UserError
-from tests.hpsearch.simulation import report, spec_of
+from tests.hpsearch.simulation import SIZE, report, spec_of
 from trials.trial import Assignment
 
 CONFIG = trial_config(spec_of(), 0, {"learning_rate": 3e-4, "weight_decay": 0.1}, seed=5)
@@ -67,6 +69,22 @@ ONE_OF_EACH: list[Event] = [
     Judged(trial_id="t0000", rung=1, verdict=TrialState.DIVERGED, reasons={}),
     Promoted(trial_id="t0000", rung=2, cost_flops=5, reasons={"rank": 0.0}),
     Predicted(values={"a": 1.0}, low80={"a": 0.5}, high80={"a": float("inf")}, regret=0.01, observations=9),
+    ConfirmOpened(
+        plan=ConfirmPlan(
+            target=spec_of().target,
+            size=SIZE,
+            trials=2,
+            prediction=Predicted(
+                values={"learning_rate": 0.1}, low80={"a": 0.5}, high80={"a": 1.0}, regret=0.01, observations=9
+            ),
+            loss=4.5,
+            loss_low80=4.25,
+            loss_high80=5.0,
+            cost_flops=10**18,
+        ),
+        incarnation="k",
+        versions={},
+    ),
     Ended(trial_id="t0000", state=TrialState.PRUNED),
     Closed(complete=True, device_seconds={"training_s": 1.0}),
 ]
@@ -122,12 +140,12 @@ def test_numbers_and_text_survive_to_the_last_bit(ledger: Ledger, loss: float, m
 
 def test_sequence_numbers_have_no_gaps(ledger: Ledger) -> None:
     parts = ONE_OF_EACH[:3], ONE_OF_EACH[3:4], ONE_OF_EACH[4:]
-    assert [ledger.append(*part) for part in parts] == [3, 4, 10]
+    assert [ledger.append(*part) for part in parts] == [3, 4, 11]
     entries = ledger.read()
-    assert [entry.seq for entry in entries] == list(range(1, 11))
+    assert [entry.seq for entry in entries] == list(range(1, 12))
     assert [entry.at_s for entry in entries] == sorted(entry.at_s for entry in entries)
-    assert [entry.seq for entry in ledger.read(after_seq=8)] == [9, 10]
-    assert ledger.read(after_seq=10) == []
+    assert [entry.seq for entry in ledger.read(after_seq=9)] == [10, 11]
+    assert ledger.read(after_seq=11) == []
 
 
 def test_another_opening_reads_what_was_written(ledger: Ledger) -> None:
@@ -217,9 +235,19 @@ def test_a_reader_needs_no_lock(ledger: Ledger) -> None:
 
 
 def test_a_newer_version_is_refused(ledger: Ledger) -> None:
-    execute(ledger, "UPDATE schema SET version = 2")
-    with pytest.raises(UserError, match=r"newer hpsearch \(ledger version 2, this one reads 1\); upgrade hpsearch"):
+    execute(ledger, "UPDATE schema SET version = 3")
+    with pytest.raises(UserError, match=r"newer hpsearch \(ledger version 3, this one reads 2\); upgrade hpsearch"):
         ledger.read()
+
+
+def test_an_older_version_is_read_and_becomes_the_present_one_when_it_is_written_to(ledger: Ledger) -> None:
+    ledger.append(ONE_OF_EACH[0])
+    execute(ledger, "UPDATE schema SET version = 1")
+    assert events_in(ledger) == ONE_OF_EACH[:1]
+    ledger.append(ONE_OF_EACH[1])
+    connection = sqlite3.connect(ledger.path)
+    assert connection.execute("SELECT version FROM schema").fetchall() == [(ledger_module.SCHEMA_VERSION,)]
+    connection.close()
 
 
 @pytest.mark.parametrize("content", [b"", b"this is no database, whatever its name says" * 50])

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import yaml
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
+from hpsearch import record, search
 from hpsearch.check import check_ledger
 from hpsearch.events import Asked, Judged, Measured, Promoted, Role, TrialState
 from hpsearch.folder import SearchFolder
@@ -21,6 +25,7 @@ from hpsearch.state import SearchState
 from hpsearch.trials_table import read_state, trials_table
 from hpsearch.view import QuietView
 from search_spaces.errors import UserError
+from tests.hpsearch.simulation import World, begin, drive, spec_of
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +127,24 @@ def test_one_slot_gives_the_same_search_twice(ray_session: None, tiny_spec: Spec
     ]
     first, second = (table.drop(columns="seconds") for table in tables)
     assert first.equals(second)
+
+
+def test_the_sender_ends_before_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: Path) -> None:
+    order: list[str] = []
+
+    @contextmanager
+    def noted(name: str) -> Iterator[None]:
+        order.append(f"{name} begins")
+        yield
+        order.append(f"{name} ends")
+
+    monkeypatch.setattr(search, "embedded_ray", lambda view: noted("ray"))
+    monkeypatch.setattr(record, "recording", lambda folder: noted("sender"))
+    conductor = begin(tmp_path / "simulated", spec_of())
+    drive(conductor, World())
+    monkeypatch.setattr(conductor, "folder", SearchFolder(tmp_path, "simulated"))
+    search._conduct(conductor, cast(Any, None), cache, QuietView())  # all is measured: no text is read
+    assert order == ["ray begins", "sender begins", "sender ends", "ray ends"]
 
 
 class InterruptingView(QuietView):

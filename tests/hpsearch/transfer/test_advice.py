@@ -112,10 +112,12 @@ def test_the_early_loss_lies_above_that_of_the_whole_run(surface: Surface, confi
     assert early.loss > late.high90
 
 
-def missed(surface: Surface, regret: float) -> Surface:
-    """The same surface, had the largest size's rate been predicted so badly that this was lost."""
+def missed(surface: Surface, octaves: float) -> Surface:
+    """The same surface, had the rate at the largest size been predicted so many octaves too low, and surely so."""
     tested = surface.backtest["learning_rate"]
-    bad = replace(tested, inside=False, regret=regret, misfit_octaves=1.0)
+    guess = tested.fitted * 2.0**-octaves
+    predicted = replace(tested.predicted, value=guess, median=guess, low95=guess * 0.9, high95=guess * 1.1)
+    bad = replace(tested, predicted=predicted, inside=False, misfit_octaves=octaves)
     backtest: dict[str, Backtest] = {**surface.backtest, "learning_rate": bad}
     return replace(surface, backtest=backtest)
 
@@ -123,7 +125,7 @@ def missed(surface: Surface, regret: float) -> Surface:
 def test_a_back_test_that_missed_at_a_cost_limits_the_reach(surface: Surface) -> None:
     assert supported_reach(surface) == MAX_REACH_PARAMS and costly_misses(surface) == ()
     assert refusal(surface, *TARGET) == ""
-    cheap, dear = missed(surface, 0.0005), missed(surface, 0.01)
+    cheap, dear = missed(surface, 0.3), missed(surface, 2.0)
     assert refusal(cheap, *TARGET) == ""
     assert supported_reach(dear) == pytest.approx(2.0) and reach(dear, *TARGET).params == pytest.approx(4.0)
     assert "the back-test missed learning_rate at 2x" in refusal(dear, *TARGET)
@@ -133,7 +135,7 @@ def test_a_back_test_that_missed_at_a_cost_limits_the_reach(surface: Surface) ->
 def test_model_error_has_its_share_of_the_regret(surface: Surface, config: dict[str, float]) -> None:
     none = replace(surface, backtest={})
     assert model_error_share(none, config, TARGET) == 0.0
-    assert 0.0 < model_error_share(missed(surface, 0.01), config, TARGET) < 1.0
+    assert 0.0 < model_error_share(missed(surface, 2.0), config, TARGET) < 1.0
 
 
 def test_an_optimum_outside_the_space_is_refused_where_it_costs() -> None:
