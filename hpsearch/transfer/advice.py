@@ -206,7 +206,11 @@ def beyond_the_space(surface: Surface) -> tuple[str, ...]:
     found = []
     for parameter, estimate in zip(surface.sweep.parameters, surface.optimum(params, tokens).values(), strict=True):
         inside = parameter.nearest(estimate.median)
-        costs = surface.expected_regret(params, tokens, {parameter.name: inside}).mean
-        if isfinite(estimate.median) and inside != estimate.median and costs > tolerance(surface):
+        if not isfinite(estimate.median) or inside == estimate.median:
+            continue
+        held, free = (
+            surface.expected_regret(params, tokens, {parameter.name: value}).mean for value in (inside, estimate.value)
+        )
+        if held - free > tolerance(surface):
             found.append(parameter.name)
     return tuple(found)
