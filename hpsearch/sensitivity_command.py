@@ -21,6 +21,7 @@ from hpsearch.transfer.sensitivity import (
     from_observations,
     from_profiles,
     from_surface,
+    interactions,
     report,
 )
 from hpsearch.trials_table import observations
@@ -64,7 +65,8 @@ def sensitivity_of_search(state: SearchState, target: ResolvedTarget) -> Sensiti
     surface = fit_search(state, proof=True)
     runs, parameters = observations(state, proof=True), state.spec.parameters
     at = float(target.architecture.params), target.tokens
-    return report(at, surface.noise_fraction, len(runs), from_surface(surface, at), importance(runs, parameters), ())
+    found, matters = from_surface(surface, at), importance(runs, parameters)
+    return report(at, surface.noise_fraction, len(runs), found, matters, interactions(surface), ())
 
 
 def _one_at_a_time(file: TableFile, target: Setting, options: SensitivityOptions) -> SensitivityReport:
@@ -75,16 +77,16 @@ def _one_at_a_time(file: TableFile, target: Setting, options: SensitivityOptions
         {profile.name: profile for profile in sweep.profiles}, sweep.spreads, target, options.noise
     )
     held = {name: fixed(value) for name, value in sweep.fixed.items()}
-    return report(target, noise, len(file.cells), found | held, None, ())
+    return report(target, noise, len(file.cells), found | held, None, (), ())
 
 
 def _any_design(file: TableFile, target: Setting, options: SensitivityOptions) -> SensitivityReport:
     space = read_space(options.search_space) if options.search_space else NO_SPACE
     table = table_of(file, space)
-    noise, found = from_observations(table.observations, table.parameters, target, options.noise)
+    noise, found, seen = from_observations(table.observations, table.parameters, target, options.noise)
     held = {name: fixed(_value(text)) for name, text in table.fixed.items() if text}
     matters = importance(table.observations, table.parameters)
-    return report(target, noise, len(table.observations), found | held, matters, table.warnings)
+    return report(target, noise, len(table.observations), found | held, matters, seen, table.warnings)
 
 
 def _value(text: str) -> Value:

@@ -74,6 +74,16 @@ def _row(name: str, setting: AtSetting) -> tuple[RenderableType, ...]:
 
 def _lines(report: SensitivityReport) -> Iterator[str]:
     yield f"noise of a run {report.noise:.3%}, tolerance {report.tolerance:.2%}, {report.runs:,} runs"
+    for name, parameter in report.parameters.items():
+        drift = parameter.drift
+        slopes = [] if drift is None else [("N", drift.params), ("D", drift.tokens)]
+        told = [f"{slope[0]:+.2f} ± {slope[1]:.2f} of {axis}" for axis, slope in slopes if slope is not None]
+        if told:
+            yield f"{name}: its best moves, in octaves for each octave, by {' and '.join(told)}"
+    for pair in report.interactions:
+        yield (
+            f"{pair.driven} follows {pair.driver}: {pair.octaves:+.2f} ± {pair.sd:.2f} octaves for each octave of it"
+        )
     found = report.importance
     if found is not None:
         yield f"importance at N = {found.params:.3g}, D = {found.tokens:.3g} ({found.runs:,} runs):"

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm
 
+from hpsearch.transfer.line import Line, fit_line
 from hpsearch.transfer.profile import Array, Profile, Value
+from hpsearch.transfer.proof import fit_vertex
 from hpsearch.transfer.status import Status, tolerance_of
 
 DRIFT_SD = 0.15  # octaves of optimum per octave of N or D, before anything is seen; weak parameters of `surface_priors`
@@ -24,6 +26,7 @@ LUCK_IN_NOISE = 2.0  # of a difference between two runs that may be luck: the be
 STRAY_SHARE = 0.25  # of a difference, by which it strays from a straight line in log N and log D
 EXPECTED, BOUND = 1.5, 3.0  # tolerances that the damage at the target and its 90 % bound may reach: 0.15 and 0.3 %
 UNSEEN_SHARE = 0.5  # of how far the neighbour inside lies behind an outermost value, for the one outside
+MIN_POINTS, VERTEX_STRAY = 3, 0.14  # values that place an optimum, and octaves by which one strays from a line
 CLIFF_COST = float(np.log(1.1))  # a loss 10 % above the best is no place to stay
 CLIFF_DRIFT_SD = 0.3  # octaves per octave of N or D by which an edge of stability moves
 CLIFF_NOTCH_SD = 0.5  # octaves: within a notch nothing says where the edge lies
@@ -141,26 +144,20 @@ def lead_of(profile: Profile, v: int, w: int, target: tuple[float, float], noise
     both = np.isfinite(lead) & (np.abs(lead) <= WINDOW)
     if v == w or not both.any():
         return FAR_BEHIND
-    octaves = np.log2(profile.settings)
-    origin = octaves[both].mean(axis=0)
     runs = np.maximum(profile.runs[both][:, [v, w]], 1.0)
     luck = noise * np.sqrt((1.0 / runs).sum(axis=1))
     size = float(np.sqrt(max(np.mean(lead[both] ** 2 - luck**2), 0.0)))
     distance = max(1.0, abs(float(np.nan_to_num(profile.coordinates[v] - profile.coordinates[w]))))
-    slope_sd = 2.0 * DRIFT_SD * (size + LEAST_LEVER) / distance
     sd = np.hypot(luck, STRAY_SHARE * np.abs(lead[both]))
-    design = np.column_stack([np.ones(len(octaves)), octaves - origin])
-    weighed = design[both] / sd[:, None]
-    covariance = np.linalg.inv(weighed.T @ weighed + np.diag([0.0, slope_sd**-2, slope_sd**-2]))
-    fitted = covariance @ (weighed.T @ (lead[both] / sd))
-    at = np.array([1.0, *(np.log2(target) - origin)])
+    line = fit_line(profile.settings[both], lead[both], sd, 2.0 * DRIFT_SD * (size + LEAST_LEVER) / distance)
+    mean, spread = line.at(np.array([target]))
     return Lead(
-        at_settings=np.where(both, design @ fitted, np.nan),
-        mean=float(at @ fitted),
-        sd=float(np.sqrt(at @ covariance @ at)),
-        slope=float(fitted[1:].sum()),
-        level=float(fitted[0]),
-        change_sd=float(np.sqrt(at[1:] @ covariance[1:, 1:] @ at[1:])),
+        at_settings=np.where(both, line.at(profile.settings)[0], np.nan),
+        mean=float(mean[0]),
+        sd=float(spread[0]),
+        slope=float(line.mean[1:].sum()),
+        level=float(line.mean[0]),
+        change_sd=line.change_sd(np.array(target)),
     )
 
 
@@ -198,15 +195,30 @@ def _chance_beyond(profile: Profile, v: int, side: float, target: tuple[float, f
     margins = [_margin(profile, s, v, side) for s in range(len(profile.settings))]
     if not any(seen for _, _, seen in margins):
         return 0.0
-    octaves = np.log2(profile.settings)
-    origin = octaves.mean(axis=0)
-    design = np.column_stack([np.ones(len(octaves)), octaves - origin])
     distance, sd = (np.array([margin[i] for margin in margins]) for i in (0, 1))
-    precision = design.T @ (design / sd[:, None] ** 2) + np.diag([0.0, CLIFF_DRIFT_SD**-2, CLIFF_DRIFT_SD**-2])
-    covariance = np.linalg.inv(precision)
-    at = np.array([1.0, *(np.log2(target) - origin)])
-    mean = float(at @ covariance @ (design.T @ (distance / sd**2)))
-    return float(norm.cdf(-mean / np.sqrt(at @ covariance @ at)))
+    mean, spread = fit_line(profile.settings, distance, sd, CLIFF_DRIFT_SD).at(np.array([target]))
+    return float(norm.cdf(-mean[0] / spread[0]))
+
+
+def optimum_drift(profile: Profile, noise: float) -> Line | None:
+    """Where the best value lies, in octaves, as a line; None where fewer than two settings place it.
+
+    At each setting the vertex of a parabola through the best value and its neighbours, as in the proof.
+    """
+    places, vertices = [], []
+    for s, setting in enumerate(profile.settings):
+        known = np.flatnonzero(np.isfinite(profile.log_loss[s]) & np.isfinite(profile.coordinates))
+        if len(known) >= MIN_POINTS:
+            at = known[np.argsort(profile.coordinates[known])]
+            losses = np.exp(profile.log_loss[s, at] - profile.log_loss[s, at].min())  # a sd is relative to one
+            points = list(zip(profile.coordinates[at].tolist(), losses.tolist(), strict=True))
+            vertex, sd, _ = fit_vertex(points, noise)
+            places.append(setting)
+            vertices.append((vertex, float(np.hypot(sd, VERTEX_STRAY))))
+    if len(places) < 2:
+        return None
+    center, sd = np.array(vertices).T
+    return fit_line(np.array(places), center, sd, DRIFT_SD)
 
 
 def _margin(profile: Profile, s: int, v: int, side: float) -> tuple[float, float, bool]:

@@ -9,14 +9,16 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from hpsearch.surface import TOLERANCES, Surface, fit_surface
-from hpsearch.transfer.freezing import CLIFF_COST, Frozen, decide_profile
+from hpsearch.transfer.freezing import CLIFF_COST, Frozen, decide_profile, optimum_drift
 from hpsearch.transfer.importance import Importance
+from hpsearch.transfer.line import Line
 from hpsearch.transfer.profile import Array, Profile, Spread, Value, make_profile, pooled_noise
 from hpsearch.transfer.status import Status, decide, tolerance_of
 from search_spaces.parameter import Parameter, Scale
 
 ASSUMED_NOISE, ASSUMED_DOF = 0.0003, 20.0  # relative sd of a validation loss; the weight of that beside repeats
 NOTCH_OCTAVES = 1.0
+Z80 = 1.2816  # of a normal's 80 %
 NUM_VALUES = 13  # across a range, of a surface
 
 Setting = tuple[float, float]  # N, D
@@ -42,10 +44,30 @@ class AtSetting(Part):
     tokens: float
     best: Value
     loss_per_notch: float | None  # a factor of two away from the best, mean of the sides that were tested
+    loss_per_notch_interval80: tuple[float, float] | None
     plateau: dict[str, tuple[float, float] | None]  # by tolerance, the values between which it costs no more
     cliff_below_octaves: float | None  # from the best to the first value that diverged or lost a tenth
     cliff_above_octaves: float | None
     costs: tuple[Cost, ...]  # of the values that were tested, or for a surface of some across the range
+
+
+class Drift(Part):
+    """Octaves by which the best value moves per octave of N or D, and its sd; None where all runs have one of it.
+
+    Of a beta, octaves of its distance from 1.
+    """
+
+    params: tuple[float, float] | None
+    tokens: tuple[float, float] | None
+
+
+class Interaction(Part):
+    """A parameter whose best value another one drags along."""
+
+    driver: str
+    driven: str
+    octaves: float  # by which the best of the driven moves for each octave of the driver
+    sd: float
 
 
 class ParameterSensitivity(Part):
@@ -57,6 +79,7 @@ class ParameterSensitivity(Part):
     damage_bound90: float | None
     chance_of_divergence: float | None
     reason: str
+    drift: Drift | None
     settings: tuple[AtSetting, ...]
 
 
@@ -69,6 +92,7 @@ class SensitivityReport(Part):
     tolerance: float  # relative loss below which two values are alike
     runs: int
     parameters: dict[str, ParameterSensitivity]
+    interactions: tuple[Interaction, ...]
     importance: Importance | None
     warnings: tuple[str, ...]
 
@@ -96,14 +120,14 @@ def from_profiles(
     found = {}
     for name, profile in profiles.items():
         freezable = profile.parameter is None or profile.parameter.freezable
-        found[name] = _reported(profile, decide_profile(profile, target, sigma, freezable))
+        found[name] = _reported(profile, decide_profile(profile, target, sigma, freezable), sigma)
     return sigma, found
 
 
 def from_observations(
     runs: pd.DataFrame, parameters: tuple[Parameter, ...], target: Setting, noise: float | None
-) -> tuple[float, dict[str, ParameterSensitivity]]:
-    """Decides on parameters of runs in any design.
+) -> tuple[float, dict[str, ParameterSensitivity], tuple[Interaction, ...]]:
+    """Decides on parameters of runs in any design; with the interactions that the surface sees.
 
     Where a single parameter varies inside the settings its values are compared run by run; where several do, the
     surface tells them apart. What varies only from setting to setting cannot be told from size and budget.
@@ -115,6 +139,7 @@ def from_observations(
         target: N, D.
         noise: relative sd of one run; None: as the runs tell.
     """
+    seen: tuple[Interaction, ...] = ()
     varied = tuple(parameter for parameter in parameters if _varies_inside(runs, parameter.name))
     rest = {p.name: _only_with_size(runs, p) for p in parameters if p not in varied}
     if len(varied) == 1:
@@ -127,9 +152,10 @@ def from_observations(
     elif varied:
         surface = fit_surface(runs, varied, seed=0)
         sigma, found = surface.noise_fraction if noise is None else noise, from_surface(surface, target)
+        seen = interactions(surface)
     else:
         sigma, found = ASSUMED_NOISE if noise is None else noise, {}
-    return sigma, {p.name: found.get(p.name) or rest[p.name] for p in parameters}
+    return sigma, {p.name: found.get(p.name) or rest[p.name] for p in parameters}, seen
 
 
 def from_surface(surface: Surface, target: Setting) -> dict[str, ParameterSensitivity]:
@@ -146,9 +172,16 @@ def from_surface(surface: Surface, target: Setting) -> dict[str, ParameterSensit
             damage_bound90=decided.damage_bound90,
             chance_of_divergence=None,
             reason=decided.reason,
+            drift=_surface_drift(surface, parameter.name),
             settings=tuple(_at_setting(surface, parameter, *setting) for setting in surface.sweep.settings.tolist()),
         )
     return found
+
+
+def _surface_drift(surface: Surface, name: str) -> Drift:
+    sizes, budgets = (len(np.unique(column)) for column in surface.sweep.settings.T)
+    n, d = surface.exponents[name].params, surface.exponents[name].tokens
+    return Drift(params=(n.value, n.sd) if sizes > 1 else None, tokens=(d.value, d.sd) if budgets > 1 else None)
 
 
 def fixed(value: Value) -> ParameterSensitivity:
@@ -160,6 +193,7 @@ def fixed(value: Value) -> ParameterSensitivity:
         damage_bound90=None,
         chance_of_divergence=None,
         reason="no run varied it",
+        drift=None,
         settings=(),
     )
 
@@ -170,6 +204,7 @@ def report(
     num_runs: int,
     parameters: Mapping[str, ParameterSensitivity],
     importance: Importance | None,
+    interactions: tuple[Interaction, ...],
     warnings: tuple[str, ...],
 ) -> SensitivityReport:
     """All that was found, in one piece."""
@@ -180,12 +215,13 @@ def report(
         tolerance=tolerance_of(noise),
         runs=num_runs,
         parameters=dict(parameters),
+        interactions=interactions,
         importance=importance,
         warnings=warnings,
     )
 
 
-def _reported(profile: Profile, frozen: Frozen) -> ParameterSensitivity:
+def _reported(profile: Profile, frozen: Frozen, noise: float) -> ParameterSensitivity:
     return ParameterSensitivity(
         status=frozen.status,
         value=frozen.value,
@@ -193,7 +229,8 @@ def _reported(profile: Profile, frozen: Frozen) -> ParameterSensitivity:
         damage_bound90=frozen.damage.bound90,
         chance_of_divergence=frozen.damage.chance_of_divergence,
         reason=frozen.reason,
-        settings=tuple(_of_profile(profile, s) for s in range(len(profile.settings)) if _came_out(profile, s)),
+        drift=_drift(optimum_drift(profile, noise), profile.settings),
+        settings=tuple(_of_profile(profile, s, noise) for s in range(len(profile.settings)) if _came_out(profile, s)),
     )
 
 
@@ -201,17 +238,40 @@ def _came_out(profile: Profile, s: int) -> bool:
     return bool(np.isfinite(profile.log_loss[s]).any())
 
 
-def _of_profile(profile: Profile, s: int) -> AtSetting:
+def _drift(line: Line | None, settings: Array) -> Drift | None:
+    if line is None:
+        return None
+    slopes = zip(line.mean[1:].tolist(), np.sqrt(np.diag(line.covariance))[1:].tolist(), strict=True)
+    by_params, by_tokens = (
+        slope if len(np.unique(column)) > 1 else None for slope, column in zip(slopes, settings.T, strict=True)
+    )
+    return Drift(params=by_params, tokens=by_tokens)
+
+
+def interactions(surface: Surface) -> tuple[Interaction, ...]:
+    """The ridges of a surface, at the mean of its settings."""
+    layout, fit, form = surface.sweep.layout, surface.fit, surface.sweep.form
+    ridge, sd = float(layout.unpack(fit.vector).ridge), float(layout.unpack(fit.sd).ridge)
+    names = [parameter.name for parameter in surface.sweep.parameters]
+    return tuple(
+        Interaction(driver=names[i], driven=names[j], octaves=ridge, sd=sd) for i, j in np.argwhere(form.coupling > 0)
+    )
+
+
+def _of_profile(profile: Profile, s: int, noise: float) -> AtSetting:
     cost, at = profile.cost[s], profile.coordinates
     best = int(np.nanargmin(cost))
     params, tokens = profile.settings[s].tolist()
     plateau = {f"{t:g}": None if np.isnan(at[best]) else _plateau(profile, cost, best, t) for t in TOLERANCES}
     below, above = _cliffs(profile, s, best)
+    notch = _per_notch(profile, cost, best)
+    luck = Z80 * noise * np.sqrt(1.5)  # of the mean of two runs against a third
     return AtSetting(
         params=params,
         tokens=tokens,
         best=profile.values[best],
-        loss_per_notch=_per_notch(profile, cost, best),
+        loss_per_notch=notch,
+        loss_per_notch_interval80=None if notch is None else (max(0.0, notch - luck), notch + luck),
         plateau=plateau,
         cliff_below_octaves=below,
         cliff_above_octaves=above,
@@ -281,6 +341,7 @@ def _at_setting(surface: Surface, parameter: Parameter, params: float, tokens: f
         tokens=tokens,
         best=surface.optimum(params, tokens)[parameter.name].median,
         loss_per_notch=found.curvature * NOTCH_OCTAVES**2,
+        loss_per_notch_interval80=(found.low80 * NOTCH_OCTAVES**2, found.high80 * NOTCH_OCTAVES**2),
         plateau={f"{t:g}": ends for t, ends in found.plateau.items()},
         cliff_below_octaves=None,
         cliff_above_octaves=None,

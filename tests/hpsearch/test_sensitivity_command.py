@@ -126,6 +126,11 @@ def test_each_setting_tells_its_plateau_and_its_cliffs() -> None:
     low, high = rate["plateau"]["0.0025"]
     assert 0.004 < low < 0.008 < high < 0.016
     assert 0.002 < rate["loss_per_notch"] < 0.006
+    lowest, highest = rate["loss_per_notch_interval80"]
+    assert lowest < rate["loss_per_notch"] < highest
+    drift = found["learning_rate"]["drift"]
+    assert drift["params"] is None  # one size
+    assert drift["tokens"][0] < -0.1 and drift["tokens"][1] < 0.15
     beta = found["beta1"]["settings"][0]
     assert beta["cliff_above_octaves"] == pytest.approx(math.log2(0.1 / 0.02), rel=1e-3)  # 0.98 is above 0.9
 
@@ -144,6 +149,8 @@ def test_a_grid_of_two_parameters_is_told_apart_by_the_surface(tmp_path: Path) -
     report = answer(tmp_path / "grid.csv", target="params=1.6e8,tokens=1.6e10")
     assert report["parameters"]["clip"]["status"] == "FROZEN"
     assert report["parameters"]["lr"]["status"] == "LAW"
+    assert report["parameters"]["lr"]["drift"]["params"][0] == pytest.approx(-0.4, abs=0.15)
+    assert report["interactions"] == []  # of these two none is known to drag the other
     matters = report["importance"]
     assert matters is None  # sixteen runs a setting are too few
 
