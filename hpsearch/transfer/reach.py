@@ -12,16 +12,20 @@ from hpsearch.transfer.status import tolerance
 
 MAX_REACH_PARAMS = 16.0  # beyond the largest size measured: a ladder of 16x has shown no more
 MAX_REACH_TOKENS = 64.0  # beyond the largest budget measured: sizes at equal tokens per parameter move both
+LEAST_REACH_PARAMS = 4.0  # one step of a usual ladder, whatever the back-test says: its misfit widens the intervals
 EDGE_OCTAVES = 0.25  # an optimum this near the end of the range may lie beyond it
 
 
 def supported_reach(surface: Surface) -> float:
     """Times the largest size measured that the back-test supports.
 
-    Where the largest size was predicted badly from the smaller ones, no more than that prediction reached.
+    Where the largest size was predicted badly from the smaller ones, no more than that prediction reached, or one
+    step of a ladder.
     """
+    if not costly_misses(surface):
+        return MAX_REACH_PARAMS
     sizes = np.unique(surface.sweep.settings[:, 0])
-    return float(sizes[-1] / sizes[-2]) if costly_misses(surface) else MAX_REACH_PARAMS
+    return max(float(sizes[-1] / sizes[-2]), LEAST_REACH_PARAMS)
 
 
 def reach(surface: Surface, params: float, tokens: float) -> Reach:
@@ -68,9 +72,7 @@ def _reasons(surface: Surface, params: float, tokens: float) -> Iterator[str]:
     reach_params, reach_tokens = params / settings[:, 0].max(), tokens / settings[:, 1].max()
     supported, missed = supported_reach(surface), costly_misses(surface)
     if reach_params > supported:
-        why = (
-            f"the back-test missed {', '.join(missed)} at {supported:.3g}x" if missed else "a ladder has shown no more"
-        )
+        why = f"the back-test missed {', '.join(missed)}" if missed else "a ladder has shown no more"
         yield (
             f"reach: the target has {reach_params:,.3g}x the parameters of the largest size measured, at most "
             f"{supported:.3g}x is supported, as {why}; measure larger models, or --accept-reach"

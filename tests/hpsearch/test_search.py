@@ -16,12 +16,15 @@ from mlflow.tracking import MlflowClient
 from hpsearch import record, search
 from hpsearch.check import check_ledger
 from hpsearch.events import Asked, Judged, Measured, Promoted, Role, TrialState
+from hpsearch.export.recipe import export
 from hpsearch.folder import SearchFolder
 from hpsearch.ledger import Entry, Ledger
 from hpsearch.record import MLFLOW_STATUS, SEARCH_TAG, TRIAL_TAG, Sender
 from hpsearch.search import resume_search, start_search
 from hpsearch.spec import Spec, with_overrides
 from hpsearch.state import SearchState
+from hpsearch.targets import resolve_target
+from hpsearch.transfer.recommend import recommend
 from hpsearch.trials_table import read_state, trials_table
 from hpsearch.view import QuietView
 from search_spaces.errors import UserError
@@ -99,8 +102,12 @@ def test_sending_again_changes_nothing(tiny: SearchFolder, runs: list[Run]) -> N
     assert {run.info.run_id: run.data.metrics for run in again} == {run.info.run_id: run.data.metrics for run in runs}
 
 
-def test_the_recipe_names_its_search(tiny: SearchFolder, tiny_spec: Spec) -> None:
-    recipe = yaml.safe_load(tiny.recipe.read_text())
+def test_a_recipe_is_left_where_it_is_not_refused_and_names_its_search(tiny: SearchFolder, tiny_spec: Spec) -> None:
+    state = read_state(tiny.ledger)
+    target = resolve_target(state.spec.target, state.spec)
+    recommendation = recommend(state, target)
+    assert tiny.recipe.exists() == (recommendation.refused is None)
+    recipe = yaml.safe_load(export(state, target, recommendation, "yaml", accept_reach=True))
     assert recipe["search"] == tiny_spec.name
     assert isinstance(recipe["optimizer"]["learning_rate"], float)
     assert recipe["evidence"]["ledger_events"] == read_state(tiny.ledger).seq

@@ -21,7 +21,7 @@ from hpsearch.transfer.advice import (
     model_error_share,
     tie_set,
 )
-from hpsearch.transfer.reach import MAX_REACH_PARAMS, costly_misses, reach, refusal, supported_reach
+from hpsearch.transfer.reach import LEAST_REACH_PARAMS, MAX_REACH_PARAMS, costly_misses, reach, refusal, supported_reach
 from search_spaces.parameter import Parameter, Scale
 
 SETTINGS = ((1e8, 2e9), (1e8, 8e9), (2e8, 2e9), (2e8, 8e9), (4e8, 2e9), (4e8, 8e9))
@@ -127,9 +127,11 @@ def test_a_back_test_that_missed_at_a_cost_limits_the_reach(surface: Surface) ->
     assert refusal(surface, *TARGET) == ""
     cheap, dear = missed(surface, 0.3), missed(surface, 2.0)
     assert refusal(cheap, *TARGET) == ""
-    assert supported_reach(dear) == pytest.approx(2.0) and reach(dear, *TARGET).params == pytest.approx(4.0)
-    assert "the back-test missed learning_rate at 2x" in refusal(dear, *TARGET)
-    assert refusal(dear, 8e8, 1.6e10) == ""  # no further than was tested
+    assert supported_reach(dear) == LEAST_REACH_PARAMS  # the ladder's own step of 2x is less than that
+    assert refusal(dear, *TARGET) == ""
+    further = (3.2e9, 3.2e10)
+    assert refusal(surface, *further) == "" and reach(dear, *further).params == pytest.approx(8.0)
+    assert "the back-test missed learning_rate" in refusal(dear, *further)
 
 
 def test_model_error_has_its_share_of_the_regret(surface: Surface, config: dict[str, float]) -> None:

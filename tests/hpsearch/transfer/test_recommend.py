@@ -96,7 +96,7 @@ def test_the_sheet_says_all_and_carries_the_hash_of_the_recipe(tiny: SearchFolde
     page, exported = tmp_path / "sheet.md", tmp_path / "recipe.yaml"
     home = ["--home", str(tiny.home)]
     assert CliRunner().invoke(cli, ["recommend", tiny.name, *home, "--sheet", str(page)]).exit_code == 0
-    assert CliRunner().invoke(cli, ["export", tiny.name, *home, "-o", str(exported)]).exit_code == 0
+    assert CliRunner().invoke(cli, ["export", tiny.name, *home, "--accept-reach", "-o", str(exported)]).exit_code == 0
     text = page.read_text()
     assert hashlib.sha256(exported.read_bytes()).hexdigest() in text
     assert all(part in text for part in ("## How sure", "## Evidence", "## Warnings", "| learning_rate |", "corpus "))
