@@ -77,7 +77,7 @@ def _of_search(options: SourceOptions, name: str) -> Source:
     recommendation = recommend(state, target)
     every = {name: value.value for name, value in recommendation.parameters.items()}
     names = [parameter.name for parameter in state.spec.parameters]
-    table = ImportedTable(state.spec.name, observations(state, proof=True), state.spec.parameters, (), {}, ())
+    table = ImportedTable(state.spec.name, observations(state, proof=True), state.spec.parameters, {}, ())
     return Source(
         table=table,
         surface=fit_search(state, proof=True),

@@ -41,8 +41,7 @@ class ImportedTable:
     path: str
     observations: pd.DataFrame  # as `hpsearch.surface_data.read_sweep` takes them, in an order of their own
     parameters: tuple[Parameter, ...]  # by the table's own names
-    ignored: tuple[str, ...]  # columns that might be parameters, but do not vary
-    fixed: Mapping[str, str]  # their values, as text
+    fixed: Mapping[str, str]  # by column that might be a parameter, but does not vary: its value, as text
     warnings: tuple[str, ...]
 
     def named(self, values: Mapping[str, float], where: str) -> dict[str, float]:
@@ -92,7 +91,6 @@ def table_of(file: TableFile, space: SpaceFile = NO_SPACE) -> ImportedTable:
         path=file.path,
         observations=_identified(file, table, tuple(columns.values)),
         parameters=tuple(as_parameter(column, values, space) for column, values in columns.values.items()),
-        ignored=columns.constant,
         fixed={name: str(file.cells[name].iloc[0]) for name in columns.constant},
         warnings=tuple(_warnings(columns, table)),
     )

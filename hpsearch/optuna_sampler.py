@@ -26,9 +26,7 @@ from hpsearch.laws import FLOPS_PER_PARAMETER_TOKEN
 from hpsearch.next_trial import Option, next_trial
 from hpsearch.surface import Priors, fit_surface
 from hpsearch.surface_model import Array
-from search_spaces.parameter import Parameter, Scale, SearchSpace, known_name
-
-COMPLEMENTS = ("beta", "momentum")  # names whose distance from 1 is what counts
+from search_spaces.parameter import COMPLEMENTS, Parameter, Scale, SearchSpace, known_name
 
 
 class SurfaceSampler(BaseSampler):

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hpsearch.folder import write_whole
 from hpsearch.parametrization_check import Report, Trend
 from hpsearch.parametrization_study import Axis, Learners
+from hpsearch.svg import write_svg
 
 LEAST_SPAN = 10.0  # of a panel from bottom to top, so that what is kept looks level
 
@@ -28,10 +27,7 @@ def draw_check(report: Report, path: Path) -> None:
     lines, names = panels[0][-1].get_legend_handles_labels()
     figure.legend(lines, names, loc="outside lower center", ncols=len(names), fontsize=8)
     figure.suptitle(report.verdict, color="tab:red" if report.faults else "black")
-    text = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "hpsearch"}):  # the same check draws the same bytes
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    write_whole(path, text.getvalue())
+    write_svg(figure, path)
 
 
 def _draw(panel: Axes, trends: list[Trend]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hpsearch.folder import write_whole
+from hpsearch.svg import write_svg
 from hpsearch.transfer.profile import Value
 from hpsearch.transfer.sensitivity import ParameterSensitivity, SensitivityReport
 from hpsearch.transfer.status import Status
@@ -41,10 +40,7 @@ def draw_sensitivity(report: SensitivityReport, path: Path) -> None:
         _draw(panel, name, found)
     for panel in panels[len(shown) :]:
         panel.set_axis_off()
-    text = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "hpsearch"}):  # the same report draws the same bytes
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    write_whole(path, text.getvalue())
+    write_svg(figure, path)
 
 
 def _draw(panel: Axes, name: str, found: ParameterSensitivity) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+Z80 = 1.2816  # sds on either side that hold 80 % of a normal
 PRIOR_ONLY = 0.8  # posterior over prior sd above which the trials have said nothing
 
 

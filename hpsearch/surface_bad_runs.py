@@ -43,10 +43,10 @@ class BadRuns:
     def jacobian(self, loss: Array, by: Array) -> Array:
         """The derivative of `residuals`, given that of the loss, (R, Q) -> (B alone + H, Q)."""
         above = (loss[self.rows] - self.threshold) / self.sd
+        short = shortfall(above)
         slopes = shortfall_slope(above)[:, None] * by[self.rows] / self.sd
-        squared = self.barren @ shortfall(above) ** 2
-        pulled = self.barren @ (shortfall(above)[:, None] * slopes)
-        return np.concatenate([slopes[self.alone], unless_broken_slope(squared)[:, None] * pulled])
+        pulled = self.barren @ (short[:, None] * slopes)
+        return np.concatenate([slopes[self.alone], unless_broken_slope(self.barren @ short**2)[:, None] * pulled])
 
     def without(self, held: NDArray[np.bool_]) -> BadRuns:
         """The same with some rows (R,) left out."""

@@ -16,7 +16,7 @@ from hpsearch.domains import SEARCHABLE
 from hpsearch.strict_yaml import read_mapping
 from hpsearch.table_file import TableFile, is_empty
 from search_spaces.errors import UserError, one_line
-from search_spaces.parameter import ALIASES, Parameter, Scale, known_name
+from search_spaces.parameter import ALIASES, COMPLEMENTS, Parameter, Scale, known_name
 
 Array = NDArray[np.float64]
 
@@ -145,7 +145,7 @@ def detect_scale(name: str, values: Array) -> Scale:
 def _is_complement(name: str, values: Array) -> bool:
     if values.min() <= 0 or values.max() >= 1:
         return False
-    if name.startswith(("beta", "momentum")):
+    if name.startswith(COMPLEMENTS):
         return True
     wider = float(np.ptp(np.log2(1 - values))) > float(np.ptp(np.log2(values)))
     return wider and float(np.median(values)) >= HIGH_FRACTION

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from hpsearch.folder import write_whole
-from hpsearch.transfer.watching import DEVIATIONS80, Watch
+from hpsearch.surface_answers import Z80
+from hpsearch.svg import write_svg
+from hpsearch.transfer.watching import Watch
 
 DEVIATIONS95 = 1.96
 MAX_POINTS = 2000  # of the log, evenly chosen: more are one blot
@@ -22,7 +21,7 @@ def draw_watch(watch: Watch, path: Path) -> None:
     answer, course, log = watch.answer, watch.course, watch.log
     figure = Figure(figsize=(7.0, 4.2), layout="constrained")
     axes = figure.subplots()
-    for deviations, alpha in ((DEVIATIONS95, 0.15), (DEVIATIONS80, 0.3)):
+    for deviations, alpha in ((DEVIATIONS95, 0.15), (Z80, 0.3)):
         axes.fill_between(course.tokens, *course.interval(deviations), color="tab:blue", alpha=alpha, linewidth=0)
     axes.plot(course.tokens, np.exp(course.mean), color="tab:blue", linewidth=1, label="predicted, 80 and 95 %")
     shown = np.unique(np.linspace(0, len(log.tokens) - 1, MAX_POINTS).astype(int))
@@ -35,7 +34,4 @@ def draw_watch(watch: Watch, path: Path) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.legend(fontsize=8)
     axes.set_title(answer.text, fontsize=8, color="tab:red" if answer.verdict.needs_action else "black", wrap=True)
-    text = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "hpsearch"}):  # the same run draws the same bytes
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    write_whole(path, text.getvalue())
+    write_svg(figure, path)

@@ -23,6 +23,7 @@ class Scale(StrEnum):
 
 
 ALIASES = {"lr": "learning_rate", "bs": "batch_sequences", "batch_size": "batch_sequences"}
+COMPLEMENTS = ("beta", "momentum")  # how names begin whose distance from 1 is what counts
 LINEAR_OCTAVES = 4.0  # a linear range counts as this many notches
 
 

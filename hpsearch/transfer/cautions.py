@@ -9,7 +9,7 @@ from hpsearch.plan import architecture
 from hpsearch.state import SearchState
 from hpsearch.surface import Surface
 from hpsearch.targets import ResolvedTarget
-from hpsearch.transfer.reach import broken_sizes_warning, is_at_edge
+from hpsearch.transfer.reach import broken_sizes_warning, is_at_edge, missed_warnings
 from hpsearch.transfer.status import drift_is_told
 from search_spaces.parameter import Parameter
 
@@ -31,12 +31,7 @@ def cautions(
             where = ", ".join(f"{params:,.0f}" for params in at_edge)
             yield f"{parameter.name}: the optimum lies at the edge of the searched range at N = {where}; widen it"
     yield from broken_sizes_warning(surface)
-    for name, tested in surface.backtest.items():
-        if not tested.inside:
-            yield (
-                f"{name}: predicted from the smaller sizes it missed the fitted optimum at N = {tested.params:,.0f} "
-                f"({tested.fitted:.3g} outside [{tested.predicted.low80:.3g}, {tested.predicted.high80:.3g}])"
-            )
+    yield from missed_warnings(surface)
     batch_sequences = values.get("batch_sequences", 0) or state.spec.value("batch_sequences")
     batch_tokens = round(batch_sequences) * state.spec.context_tokens
     if target.published_batch_tokens and target.published_batch_tokens != batch_tokens:

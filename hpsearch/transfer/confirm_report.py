@@ -9,6 +9,7 @@ from hpsearch.events import ConfirmPlan, Role
 from hpsearch.plan import confirm_proxy
 from hpsearch.spec import Size
 from hpsearch.state import SearchState, Trial
+from hpsearch.surface_answers import Z80
 from hpsearch.targets import resolve_target
 from hpsearch.transfer.confirm import OFFSETS
 from hpsearch.transfer.part import Part
@@ -16,8 +17,6 @@ from hpsearch.transfer.proof import fit_vertex, probed_parameter
 from hpsearch.transfer.recommend import Recommendation, recommend
 from hpsearch.transfer.status import Status
 from search_spaces.parameter import Parameter
-
-REACH80 = 1.2816  # sds that hold 80 % of a normal
 
 
 class Interval(Part):
@@ -127,7 +126,7 @@ def _measured(parameter: Parameter, trials: Sequence[Trial], noise: float) -> In
     if len(points) < len(OFFSETS):
         return None
     vertex, sd_octaves, _ = fit_vertex(points, noise)
-    reach = REACH80 * sd_octaves
+    reach = Z80 * sd_octaves
     low, value, high = (parameter.value(vertex + moved) for moved in (-reach, 0.0, reach))
     return Interval(value=value, low80=low, high80=high)
 

@@ -44,7 +44,6 @@ class Damage:
     mean: float
     bound90: float
     rival: Value | None  # the value that gains most on it; None: one beyond the outermost, which nobody tested
-    slope: float  # relative loss per octave of size or tokens by which the rival gains
     chance_of_divergence: float
 
 
@@ -93,12 +92,11 @@ class Lead:
     at_settings: Array  # (S,) fitted; NaN where one of the two is not known
     mean: float  # at the target
     sd: float
-    slope: float  # per octave of both
     level: float = 0.0  # at the mean of the settings
     change_sd: float = 0.0  # of the change from there to the target
 
 
-FAR_BEHIND = Lead(np.empty(0), -WINDOW, 0.0, 0.0)
+FAR_BEHIND = Lead(np.empty(0), -WINDOW, 0.0)
 
 
 def worst_cost(profile: Profile, v: int, leads: Sequence[Lead], noise: float) -> float:
@@ -121,7 +119,6 @@ def damage_at(profile: Profile, v: int, target: tuple[float, float], leads: Sequ
         mean=gains[rival],
         bound90=max(0.0, *(lead.mean + norm.ppf(0.9) * lead.sd for lead in leads)),
         rival=profile.values[rival] if gains[rival] > 0 and rival < len(profile.values) else None,
-        slope=leads[rival].slope,
         chance_of_divergence=chance_of_divergence(profile, v, target),
     )
 
@@ -155,7 +152,6 @@ def lead_of(profile: Profile, v: int, w: int, target: tuple[float, float], noise
         at_settings=np.where(both, line.at(profile.settings)[0], np.nan),
         mean=float(mean[0]),
         sd=float(spread[0]),
-        slope=float(line.mean[1:].sum()),
         level=float(line.mean[0]),
         change_sd=line.change_sd(np.array(target)),
     )
@@ -172,7 +168,7 @@ def _beyond(inner: Lead) -> Lead:
         return FAR_BEHIND
     behind = UNSEEN_SHARE * min(inner.level, 0.0)
     gained = inner.level - inner.mean
-    return Lead(np.full_like(inner.at_settings, np.nan), behind + gained, inner.change_sd, -inner.slope)
+    return Lead(np.full_like(inner.at_settings, np.nan), behind + gained, inner.change_sd)
 
 
 def _only_neighbour(profile: Profile, v: int) -> int | None:

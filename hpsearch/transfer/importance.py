@@ -19,8 +19,8 @@ from optuna.importance import (
     PedAnovaImportanceEvaluator,
     get_param_importances,
 )
-from pydantic import BaseModel, ConfigDict
 
+from hpsearch.transfer.part import Part
 from search_spaces.parameter import Parameter
 
 MIN_RUNS = 20  # below, both measures follow luck
@@ -30,10 +30,8 @@ SEED = 0
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-class Importance(BaseModel):
+class Importance(Part):
     """Shares that add up to one, by parameter."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     params: float  # of the setting
     tokens: float

@@ -13,6 +13,7 @@ from hpsearch.plan import PROOF, architecture, rung_tokens, smallest_batch
 from hpsearch.spec import Spec
 from hpsearch.state import SearchState
 from hpsearch.surface import Priors, Surface, fit_surface
+from hpsearch.surface_answers import Z80
 from hpsearch.trials_table import observations
 from search_spaces.parameter import Parameter
 
@@ -55,14 +56,18 @@ def can_predict(state: SearchState) -> bool:
 
 
 def fit_search(state: SearchState, proof: bool, priors: Priors = "neutral") -> Surface:
-    """The surface of a search; its draws are seeded from the search."""
-    return fit_surface(
-        observations(state, proof),
-        state.spec.parameters,
-        state.spec.seed,
-        priors,
-        sequence_tokens=state.spec.context_tokens,
-    )
+    """The surface of a search, fitted once a prefix of its ledger; its draws are seeded from the search."""
+    key = ("whole", state.seq, proof, priors)
+    if key not in state.memo:
+        state.memo[key] = fit_surface(
+            observations(state, proof),
+            state.spec.parameters,
+            state.spec.seed,
+            priors,
+            sequence_tokens=state.spec.context_tokens,
+        )
+    surface: Surface = state.memo[key]
+    return surface
 
 
 def predict(state: SearchState) -> Predicted:
@@ -122,7 +127,7 @@ def proof_result(state: SearchState, noise: float) -> list[ProofResult]:
     if len(points) < FIRST_PROBES or math.isinf(predicted_loss):
         return []
     vertex, sd_octaves, least = fit_vertex(points, noise)
-    reach = 1.2816 * sd_octaves  # 80 % of a normal
+    reach = Z80 * sd_octaves
     ends = sorted((parameter.value(vertex - reach), parameter.value(vertex + reach)))
     params, tokens = _setting(state)
     return [

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 from math import isfinite
 
-from pydantic import BaseModel, ConfigDict
 from scipy.stats import binomtest
 
 from hpsearch.events import TrialState
 from hpsearch.fits import effective_tolerance, outlook_of
 from hpsearch.state import SearchState, Trial
 from hpsearch.surface import Surface
+from hpsearch.transfer.part import Part
 
 
-class PruningReport(BaseModel):
+class PruningReport(Part):
     """Counts are of explored trials; a false prune would have ended within the tolerance of the best of its size."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     pruned: int
     saved_flops: int  # what the pruned would have cost to their last rung

@@ -100,3 +100,13 @@ def broken_sizes_warning(surface: Surface) -> Iterator[str]:
             f"every run at N = {sizes} diverged or is bad, more than a drift explains: left out as broken; look at "
             "its runs, or test lower learning rates there"
         )
+
+
+def missed_warnings(surface: Surface) -> Iterator[str]:
+    """Names the parameters whose back-test missed."""
+    for name, tested in surface.backtest.items():
+        if not tested.inside:
+            yield (
+                f"{name}: predicted from the smaller sizes it missed the fitted optimum at N = {tested.params:,.0f} "
+                f"({tested.fitted:.3g} outside [{tested.predicted.low80:.3g}, {tested.predicted.high80:.3g}])"
+            )

@@ -16,6 +16,7 @@ from scipy.special import ndtr
 
 from hpsearch.laws import FLOPS_PER_PARAMETER_TOKEN
 from hpsearch.surface import Surface
+from hpsearch.surface_answers import Z80
 from hpsearch.surface_fit import NOISE_GROWTH
 from hpsearch.surface_model import Array, row_floor, row_loss
 from hpsearch.surface_priors import SCATTER_SD
@@ -36,7 +37,6 @@ MIN_BOWL_SHARE, MIN_BOWL_RUNS = 0.5, 4
 SURE = 0.75
 NEAR_OCTAVES = 0.05  # within which two values are one
 UNLIKELY = 0.1  # chance of divergence at which one is news
-Z80 = 1.2816
 LEVEL = "level of the loss"  # the finding on which no recommended value rests
 
 

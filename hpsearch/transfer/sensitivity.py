@@ -6,28 +6,22 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict
 
 from hpsearch.surface import TOLERANCES, Surface, fit_surface
+from hpsearch.surface_answers import Z80
 from hpsearch.transfer.freezing import CLIFF_COST, Frozen, decide_profile, optimum_drift
 from hpsearch.transfer.importance import Importance
 from hpsearch.transfer.line import Line
+from hpsearch.transfer.part import Part
 from hpsearch.transfer.profile import Array, Profile, Spread, Value, make_profile, pooled_noise
 from hpsearch.transfer.status import Status, decide, tolerance_of
 from search_spaces.parameter import Parameter, Scale
 
 ASSUMED_NOISE, ASSUMED_DOF = 0.0003, 20.0  # relative sd of a validation loss; the weight of that beside repeats
 NOTCH_OCTAVES = 1.0
-Z80 = 1.2816  # of a normal's 80 %
 NUM_VALUES = 13  # across a range, of a surface
 
 Setting = tuple[float, float]  # N, D
-
-
-class Part(BaseModel):
-    """Base of the parts of a report; its fields are the JSON that programs read."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Cost(Part):

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict
 
+from hpsearch.transfer.part import Part
 from trials.trial import Outcome
 
 
-class StabilityEdge(BaseModel):
+class StabilityEdge(Part):
     """One size. The edge lies between the two rates where they are in order; where not, other parameters move it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     params: int  # non-embedding
     trials: int

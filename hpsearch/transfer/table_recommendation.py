@@ -28,7 +28,7 @@ from hpsearch.transfer.advice import (
     tie_set,
 )
 from hpsearch.transfer.part import Part
-from hpsearch.transfer.reach import EDGE_OCTAVES, broken_sizes_warning, is_at_edge, reach, refusal
+from hpsearch.transfer.reach import EDGE_OCTAVES, broken_sizes_warning, is_at_edge, missed_warnings, reach, refusal
 from hpsearch.transfer.status import Status, decide
 from search_spaces.parameter import Parameter
 
@@ -195,12 +195,7 @@ def _warnings(surface: Surface, table: ImportedTable, target: Setting) -> Iterat
             f"it, at N = {where}; test further out"
         )
     yield from broken_sizes_warning(surface)
-    for name, tested in surface.backtest.items():
-        if not tested.inside:
-            yield (
-                f"{name}: predicted from the smaller sizes it missed the fitted optimum at N = {tested.params:,.0f} "
-                f"({tested.fitted:.3g} outside [{tested.predicted.low80:.3g}, {tested.predicted.high80:.3g}])"
-            )
+    yield from missed_warnings(surface)
 
 
 def _reach_warnings(surface: Surface, target: Setting) -> Iterator[str]:

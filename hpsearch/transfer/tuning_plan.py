@@ -20,7 +20,7 @@ from hpsearch.expected_gain import Knowledge, Setting, knowledge
 from hpsearch.laws import FLOPS_PER_PARAMETER_TOKEN
 from hpsearch.next_trial import CANDIDATE_EXCESSES, MAX_OFFSET, two_level_signs
 from hpsearch.surface import EXCESS_CAP, Surface
-from hpsearch.surface_answers import PRIOR_ONLY
+from hpsearch.surface_answers import PRIOR_ONLY, Z80
 from hpsearch.surface_data import read_sweep
 from hpsearch.surface_fit import PASSES, Fit, laplace_factor, weigh
 from hpsearch.surface_hypotheses import BLIND, Hypothesis
@@ -49,7 +49,7 @@ FIRST_OFFSETS = 2.0 * np.vstack(
 )  # octaves: finds the valley
 NUM_DRAWS = 200
 NUM_STRAYS = 3  # and their opposites, over which a pair is averaged
-Z80, Z_DRAWS = 1.2816, 20_000
+Z_DRAWS = 20_000
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from hpsearch.loss_log import LossLog
 from hpsearch.surface import Surface
+from hpsearch.surface_answers import Z80
 from hpsearch.surface_stability import stability
 from hpsearch.transfer.anneal_gap import AnnealGap
 from hpsearch.transfer.course import BigRun, Course, learning_rate_of, predicted_course
@@ -24,6 +24,7 @@ from hpsearch.transfer.explanations import (
     judge,
     tells_from,
 )
+from hpsearch.transfer.part import Part
 from hpsearch.transfer.unrest import Unrest, find_unrest
 
 SAME_RATE = 1.05  # ratio within which two learning rates are one
@@ -31,13 +32,10 @@ NUM_SHOWN = 60  # token counts of the band
 BRANCH_OCTAVES = (0.5, 3.0)  # least and most that a rate is said to be changed by on a branch
 MIN_LOWER_OCTAVES = 1.0
 NEAR_WARMUP = 4.0  # warmups within which trouble is blamed on too short a one
-DEVIATIONS80 = 1.2816  # of a normal
 
 
-class Watched(BaseModel):
+class Watched(Part):
     """What the losses say; its fields are the JSON that programs read. Fractions are of the loss."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     verdict: Verdict
     text: str
@@ -95,7 +93,7 @@ def watch_run(log: LossLog, surface: Surface, gap: AnnealGap, run: BigRun) -> Wa
         num_losses=len(counted.tokens),
         num_gaps=gap.num_rungs,
         band_tokens=tuple(band.tokens.tolist()),
-        band80=tuple(zip(*(end.tolist() for end in band.interval(DEVIATIONS80)), strict=True)),
+        band80=tuple(zip(*(end.tolist() for end in band.interval(Z80)), strict=True)),
         warnings=tuple(_warnings(log, surface, run, gap)),
     )
     return Watch(answer, log, band)

@@ -80,7 +80,7 @@ def test_known_columns_are_no_parameters(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "cells"), [("eps", [1e-8] * 5), ("optimizer", ["adamw"] * 5), ("note", [""] * 5)])
 def test_what_does_not_vary_is_ignored_and_listed(name: str, cells: list[object], tmp_path: Path) -> None:
     table = read(tmp_path, *with_column(name, cells))
-    assert names_of(table) == ["learning_rate"] and table.ignored == (name,)
+    assert names_of(table) == ["learning_rate"] and tuple(table.fixed) == (name,)
     assert any(name in warning for warning in table.warnings)
 
 

@@ -28,6 +28,7 @@ ALLOWED = {
         "hpsearch/plan_figure",
         "hpsearch/sensitivity_figure",
         "hpsearch/watch_figure",
+        "hpsearch/svg",
     },
     "trials": {"hpsearch", "trials"},
     "hpsearch": {"hpsearch"},

@@ -265,7 +265,7 @@ def test_a_hundred_thousand_rows_are_read_and_the_truth_is_recommended() -> None
     runs = pd.DataFrame({"params": chosen[:, 0], "tokens": chosen[:, 1], "loss": floor * np.exp(excess)})
     runs = runs.assign(lr=rate, batch_size=batch, seed=0, trial=[str(i) for i in range(100_000)], shape="")
     parameters = tuple(Parameter(name, runs[name].min(), runs[name].max(), Scale.LOG) for name in ("lr", "batch_size"))
-    table = ImportedTable("made up", runs, parameters, (), {}, ())
+    table = ImportedTable("made up", runs, parameters, {}, ())
     found = recommend_from_table(table, Question(TARGET)).parameters
     for name, truth in zip(("lr", "batch_size"), best(TARGET.params, TARGET.tokens), strict=True):
         assert abs(math.log2(found[name].value) - truth) < 0.4
