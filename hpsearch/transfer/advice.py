@@ -47,7 +47,7 @@ class Comparison(Part):
 class Alternative(Comparison):
     """A configuration that somebody else would take."""
 
-    values: dict[str, float]  # a parameter that it leaves out is at its best
+    values: dict[str, float]  # a parameter that it leaves out has its recommended value
 
 
 class NextTrial(Part):
@@ -133,9 +133,16 @@ def alternatives(
     """What the usual configurations cost, by name; arguments as above."""
     found = {}
     for name, values in usual_configs(surface, config, target, sequence_tokens).items():
-        cost = compared(surface, values, config, target)
-        found[name] = Alternative(**cost.model_dump(), values=values)
+        found[name] = alternative(surface, values, config, target)
     return found
+
+
+def alternative(
+    surface: Surface, theirs: Mapping[str, float], ours: Mapping[str, float], target: Setting
+) -> Alternative:
+    """What a configuration costs where the recommended one fills in what it leaves out: else it had an oracle there."""
+    cost = compared(surface, {**ours, **theirs}, ours, target)
+    return Alternative(**cost.model_dump(), values=dict(theirs))
 
 
 def compared(surface: Surface, theirs: Mapping[str, float], ours: Mapping[str, float], target: Setting) -> Comparison:

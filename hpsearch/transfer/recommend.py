@@ -22,6 +22,7 @@ from hpsearch.transfer.advice import (
     EarlyLoss,
     NextTrial,
     Reach,
+    alternative,
     alternatives,
     best_next_trial,
     compared,
@@ -192,8 +193,7 @@ def _alternatives(
     found = alternatives(surface, values, at, state.spec.context_tokens)
     if target.published_learning_rate and "learning_rate" in values:
         published = {"learning_rate": target.published_learning_rate}
-        cost = compared(surface, published, values, at)
-        found["as published"] = Alternative(**cost.model_dump(), values=published)
+        found["as published"] = alternative(surface, published, values, at)
     return found
 
 

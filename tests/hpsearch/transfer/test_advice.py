@@ -86,6 +86,15 @@ def test_the_law_that_holds_costs_least_of_all_that_others_would_take(
     assert found[REUSE].expected_regret > surface.expected_regret(*TARGET, config).mean
 
 
+def test_what_a_law_leaves_out_has_the_recommended_value(surface: Surface, config: dict[str, float]) -> None:
+    """Kaplan's law has no batch: at the best one for each draw it would look better than it can be."""
+    found = alternatives(surface, config, TARGET)["kaplan"]
+    assert set(found.values) == {"learning_rate"}
+    filled = {**config, **found.values}
+    assert found.expected_regret == surface.expected_regret(*TARGET, filled).mean
+    assert found.expected_regret > surface.expected_regret(*TARGET, found.values).mean
+
+
 def test_a_batch_in_shorter_sequences_is_the_same_batch(surface: Surface, config: dict[str, float]) -> None:
     found = alternatives(surface, config, TARGET, sequence_tokens=512)
     assert found["step_law"].values["batch_sequences"] == pytest.approx(4 * step_law_batch(*TARGET))
