@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from hpsearch.cli_options import open_search, target_of
+from hpsearch.home import Home
 from hpsearch.imported_table import ImportedTable, read_table
 from hpsearch.plan import run_config
 from hpsearch.recommend_command import parse_pairs, parse_setting
@@ -35,7 +36,7 @@ class SourceOptions:
     """The options that say where the trials are, as they were given."""
 
     search: str | None
-    home: Path
+    home: Home
     trials: Path | None
     search_space: Path | None
     where: tuple[str, ...]

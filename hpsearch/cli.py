@@ -24,6 +24,8 @@ from hpsearch.cli_options import (
     quiet_option,
 )
 from hpsearch.exit_codes import OUR_FAULT, STOPPED, USER_ERROR
+from hpsearch.halted import SearchHalted
+from hpsearch.home import Home
 from hpsearch.plan_command import plan
 from search_spaces.errors import UserError
 
@@ -71,7 +73,7 @@ for command in ANSWERS:
 @home_option
 @cache_option
 def run(
-    file: Path, name: str | None, slots: int | None, dry_run: bool, output: str, home: Path, cache: Path | None
+    file: Path, name: str | None, slots: int | None, dry_run: bool, output: str, home: Home, cache: Path | None
 ) -> None:
     """Run the search that FILE describes.
 
@@ -91,7 +93,7 @@ def run(
         return
     from hpsearch.session import run_shown  # with Ray and MLflow, which a dry run need not wait for
 
-    sys.exit(run_shown(spec, home.absolute(), cache_folder(cache), output))
+    sys.exit(run_shown(spec, home, cache_folder(cache), output))
 
 
 @cli.command()
@@ -101,7 +103,7 @@ def run(
 @live_option
 @home_option
 @cache_option
-def resume(search: str, output: str, home: Path, cache: Path | None) -> None:
+def resume(search: str, output: str, home: Home, cache: Path | None) -> None:
     """Go on with a search that was stopped or killed.
 
     The ledger and the checkpoints say what is done: nothing is trained again that a rung has saved, nothing is
@@ -110,21 +112,21 @@ def resume(search: str, output: str, home: Path, cache: Path | None) -> None:
     from hpsearch.folder import find_search
     from hpsearch.session import resume_shown
 
-    sys.exit(resume_shown(find_search(home.absolute(), search), cache_folder(cache), output))
+    sys.exit(resume_shown(find_search(home, search), cache_folder(cache), output))
 
 
 @cli.command("list")
 @json_option
 @home_option
-def list_searches(as_json: bool, home: Path) -> None:
+def list_searches(as_json: bool, home: Home) -> None:
     """List the searches under --home, the imported ones among them, with their state."""
     from hpsearch.folder import imports, searches
     from hpsearch.imports.imported_search import import_summary
     from hpsearch.trials_table import read_state
     from hpsearch.view import search_summary
 
-    summaries = [search_summary(read_state(folder.ledger), folder) for folder in searches(home.absolute())]
-    summaries += [import_summary(folder) for folder in imports(home.absolute())]
+    summaries = [search_summary(read_state(folder.ledger), folder) for folder in searches(home)]
+    summaries += [import_summary(folder) for folder in imports(home)]
     if as_json:
         click.echo(json.dumps(summaries, indent=2))
     elif not summaries:
@@ -137,7 +139,7 @@ def list_searches(as_json: bool, home: Path) -> None:
 @click.argument("search")
 @json_option
 @home_option
-def check(search: str, as_json: bool, home: Path) -> None:
+def check(search: str, as_json: bool, home: Home) -> None:
     """Recompute every decision of SEARCH from what came before it, and compare.
 
     Each ask, verdict, promotion and prediction must follow from the ledger's earlier events alone. Exit code 1
@@ -149,7 +151,7 @@ def check(search: str, as_json: bool, home: Path) -> None:
     from hpsearch.folder import find_search
     from hpsearch.ledger import Ledger
 
-    checked = check_ledger(Ledger(find_search(home.absolute(), search).ledger).read())
+    checked = check_ledger(Ledger(find_search(home, search).ledger).read())
     if as_json:
         click.echo(json.dumps(asdict(checked), indent=2))
     else:
@@ -168,12 +170,12 @@ def check(search: str, as_json: bool, home: Path) -> None:
 @cli.command()
 @click.argument("search")
 @home_option
-def sync(search: str, home: Path) -> None:
+def sync(search: str, home: Home) -> None:
     """Send to MLflow what it has missed of SEARCH; changes nothing where it has missed nothing."""
     from hpsearch.folder import find_search
     from hpsearch.record import Sender
 
-    folder = find_search(home.absolute(), search)
+    folder = find_search(home, search)
     cursor = Sender(folder).send()
     click.echo(f"{folder.name}: MLflow has all {cursor} events")
 
@@ -182,12 +184,12 @@ def sync(search: str, home: Path) -> None:
 @click.argument("search", required=False)
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port on loopback.  [default: a free one]")
 @home_option
-def ui(search: str | None, port: int, home: Path) -> None:
+def ui(search: str | None, port: int, home: Home) -> None:
     """Open the MLflow UI on the searches under --home, at the page of SEARCH. Loopback only; Ctrl-C ends it."""
     from hpsearch.folder import SearchFolder, find_search
     from hpsearch.ui import serve
 
-    folder = find_search(home.absolute(), search) if search else SearchFolder(home.absolute(), "")
+    folder = find_search(home, search) if search else SearchFolder(home, "")
     sys.exit(serve(folder, port, click.echo))
 
 
@@ -196,14 +198,14 @@ def ui(search: str | None, port: int, home: Path) -> None:
 @json_option
 @home_option
 @cache_option
-def doctor(file: Path | None, as_json: bool, home: Path, cache: Path | None) -> None:
+def doctor(file: Path | None, as_json: bool, home: Home, cache: Path | None) -> None:
     """Check this machine: versions, threads, disk, text, ports, one measured step, and how long FILE will take.
 
     FILE is a search; without one, the quickstart is timed.
     """
     from hpsearch.doctor import examine
 
-    findings = examine(file, home.absolute(), cache_folder(cache))
+    findings = examine(file, home.path, cache_folder(cache))
     if as_json:
         click.echo(json.dumps([finding.__dict__ for finding in findings], indent=2))
     for finding in [] if as_json else findings:
@@ -264,6 +266,9 @@ def main() -> None:
     os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "0")  # else it writes to the terminal; a search's log has it
     try:
         cli(standalone_mode=False)
+    except SearchHalted as error:
+        click.echo(f"halted: {error}", err=True)
+        sys.exit(STOPPED)
     except UserError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(USER_ERROR)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from hpsearch.cli_options import PATH, home_option, json_option, open_search, target_of, target_option
+from hpsearch.home import Home
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -40,7 +41,7 @@ def recommend(
     accept_reach: bool,
     sheet: Path | None,
     as_json: bool,
-    home: Path,
+    home: Home,
     **of_table: Any,
 ) -> None:
     """Print what SEARCH, or a table of runs, recommends for a target: values, intervals, reasons, warnings.
@@ -67,7 +68,7 @@ def recommend(
     from hpsearch.view import proof_table, recommendation_table
     from hpsearch.view_table import table_recommendation_view
 
-    search, of_table = asked_as_table(home.absolute(), search, of_table)
+    search, of_table = asked_as_table(home, search, of_table)
     check_source("recommend", search, of_table)
     if search is None:
         check_no_sheet(sheet)
@@ -98,7 +99,7 @@ def recommend(
 @json_option
 @home_option
 def sensitivity(
-    search: str | None, target: str | None, figure: Path | None, as_json: bool, home: Path, **of_table: Any
+    search: str | None, target: str | None, figure: Path | None, as_json: bool, home: Home, **of_table: Any
 ) -> None:
     """Print which parameters may stay as they are at a target, and what each costs near its best value.
 
@@ -119,7 +120,7 @@ def sensitivity(
     from hpsearch.sensitivity_figure import check_figure, draw_sensitivity
     from hpsearch.view_sensitivity import sensitivity_view
 
-    search, of_table = asked_as_table(home.absolute(), search, of_table)
+    search, of_table = asked_as_table(home, search, of_table)
     check_source("sensitivity", search, of_table)
     if figure:
         check_figure(figure)
@@ -147,7 +148,7 @@ def sensitivity(
 @click.option("--format", "form", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True)
 @click.option("--accept-reach", is_flag=True, help="Export a recommendation beyond what the trials support.")
 @home_option
-def export(search: str, target: str | None, output: Path | None, form: str, accept_reach: bool, home: Path) -> None:
+def export(search: str, target: str | None, output: Path | None, form: str, accept_reach: bool, home: Home) -> None:
     """Write the recipe for a target: one file with everything that a trainer must be told.
 
     The same search and target give the same bytes. A refused recommendation is not exported (exit code 2)
@@ -177,7 +178,7 @@ def export(search: str, target: str | None, output: Path | None, form: str, acce
 @click.option("--seeds", type=click.IntRange(1, 1000), default=20, show_default=True, help="Random orders.")
 @json_option
 @home_option
-def replay(source: str, as_json: bool, home: Path, **options: Any) -> None:
+def replay(source: str, as_json: bool, home: Home, **options: Any) -> None:
     """Replay recorded trials under other rules of pruning: compute saved, regret, false prunes.
 
     \b
@@ -197,7 +198,7 @@ def replay(source: str, as_json: bool, home: Path, **options: Any) -> None:
     from hpsearch.replay_command import ReplayOptions, replay_source
     from hpsearch.view_replay import replay_view
 
-    report = replay_source(source, home.absolute(), ReplayOptions(**options))
+    report = replay_source(source, home, ReplayOptions(**options))
     if as_json:
         click.echo(json.dumps(asdict(report), indent=2))
     else:

@@ -10,6 +10,7 @@ import click
 
 from hpsearch.cli_options import PATH, home_option, json_option, target_option
 from hpsearch.exit_codes import ACTION_NEEDED
+from hpsearch.home import Home
 
 trials_option = click.option("--trials", metavar="TABLE", type=PATH, help="CSV or Parquet file of runs, for a search.")
 space_option = click.option(
@@ -42,7 +43,7 @@ def watch_target(
     figure: Path | None,
     as_json: bool,
     search: str | None,
-    home: Path,
+    home: Home,
     trials: Path | None,
     search_space: Path | None,
     where: tuple[str, ...],
@@ -97,7 +98,7 @@ def recheck(
     changed: tuple[str, ...],
     results: Path | None,
     as_json: bool,
-    home: Path,
+    home: Home,
     trials: Path | None,
     search_space: Path | None,
     where: tuple[str, ...],

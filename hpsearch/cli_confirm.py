@@ -18,6 +18,7 @@ from hpsearch.cli_options import (
     quiet_option,
     target_option,
 )
+from hpsearch.home import Home
 
 
 @click.command()
@@ -36,7 +37,7 @@ from hpsearch.cli_options import (
 @live_option
 @home_option
 @cache_option
-def confirm(search: str, dry_run: bool, output: str, home: Path, cache: Path | None, **options: Any) -> None:
+def confirm(search: str, dry_run: bool, output: str, home: Home, cache: Path | None, **options: Any) -> None:
     """Test what SEARCH recommends for a target, by a few trials at the largest affordable size on the way to it.
 
     The learning rate that is best there is predicted from everything measured, and written down; then up to three

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hpsearch.cli_options import PATH, home_option, json_option
+from hpsearch.home import Home
 
 if TYPE_CHECKING:
     from hpsearch.imports.imported_search import ImportRecord
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.option("--where", metavar="COLUMN=VALUE", multiple=True, help="Read only these rows.")
 @json_option
 @home_option
-def import_runs(source: str, name: str, as_json: bool, home: Path, **options: Any) -> None:
+def import_runs(source: str, name: str, as_json: bool, home: Home, **options: Any) -> None:
     """Take in runs of your own past sweeps as a search, so that they answer `hpsearch recommend`.
 
     \b
@@ -53,7 +53,7 @@ def import_runs(source: str, name: str, as_json: bool, home: Path, **options: An
     from hpsearch.import_command import import_runs as import_from
 
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # else a server that is not there costs minutes
-    record = import_from(source, SearchFolder(home.absolute(), name), ImportOptions(**options))
+    record = import_from(source, SearchFolder(home, name), ImportOptions(**options))
     if as_json:
         click.echo(record.model_dump_json(indent=2, exclude_none=True))
     for line in () if as_json else _lines(record):

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
+
+from hpsearch.home import Home
 
 if TYPE_CHECKING:
     from hpsearch.folder import SearchFolder
     from hpsearch.state import SearchState
     from hpsearch.targets import ResolvedTarget
 
+Command = TypeVar("Command", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
-home_option = click.option(
-    "--home",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("runs"),
-    envvar="HPSEARCH_HOME",
-    show_default=True,
-    help="Folder that holds the searches and the MLflow store.",
-)
 cache_option = click.option(
     "--cache",
     type=click.Path(file_okay=False, path_type=Path),
@@ -40,12 +37,49 @@ json_output_option = click.option(
 quiet_option = click.option("--quiet", "output", flag_value="quiet", help="Print nothing but errors.")
 
 
-def open_search(search: str, home: Path) -> tuple[SearchFolder, SearchState]:
+def home_option(command: Command) -> Command:
+    """Adds the options that say where searches live; the command is given them as one, `home`."""
+
+    @click.option(
+        "--home",
+        "home_path",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=Path("runs"),
+        envvar="HPSEARCH_HOME",
+        show_default=True,
+        help="Folder that holds the searches and the MLflow store.",
+    )
+    @click.option(
+        "--ledger",
+        default="",
+        envvar="HPSEARCH_LEDGER",
+        help="PostgreSQL database of the ledgers, postgresql://USER@HOST/DATABASE.  [default: a file in --home]",
+    )
+    @click.option(
+        "--mlflow",
+        default="",
+        envvar="HPSEARCH_MLFLOW",
+        help="Address of the MLflow server.  [default: a file in --home]",
+    )
+    @click.option(
+        "--storage",
+        default="",
+        envvar="HPSEARCH_STORAGE",
+        help="Folder or URL of the checkpoints, s3://BUCKET/PREFIX.  [default: --home]",
+    )
+    @functools.wraps(command)
+    def with_home(home_path: Path, ledger: str, mlflow: str, storage: str, **given: Any) -> Any:
+        return command(home=Home(home_path.absolute(), ledger, mlflow, storage), **given)
+
+    return cast(Command, with_home)
+
+
+def open_search(search: str, home: Home) -> tuple[SearchFolder, SearchState]:
     """A search by its name, as its ledger tells it."""
     from hpsearch.folder import find_search
     from hpsearch.trials_table import read_state
 
-    folder = find_search(home.absolute(), search)
+    folder = find_search(home, search)
     return folder, read_state(folder.ledger)
 
 

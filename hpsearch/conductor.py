@@ -21,6 +21,7 @@ from hpsearch.events import (
     TrialState,
 )
 from hpsearch.folder import SearchFolder
+from hpsearch.halted import SearchHalted
 from hpsearch.ledger import Ledger
 from hpsearch.state import SearchState, Trial
 from trials.trial import Assignment, Measurement, Outcome
@@ -34,11 +35,17 @@ class Conductor:
         self.state = state
         self.folder = folder
         self.stopping = False  # set by a signal: what runs is cut, what waits stays resumable
+        self.halted: SearchHalted | None = None  # what nothing of the search can mend, and ends it before its time
         self._decided: tuple[int, Decision] = (-1, Idle.WAIT)
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         # Reachable from Ray Tune's scheduler, which is pickled for a file that is never read.
         return object, ()
+
+    def halt(self, message: str) -> None:
+        """Stops as a signal would; the search then ends with this error."""
+        self.stopping = True
+        self.halted = self.halted or SearchHalted(message)
 
     def decide(self) -> Decision:
         """The next thing to do, computed once a state."""
@@ -59,7 +66,7 @@ class Conductor:
         """The segment that a running trial has to train."""
         rung_tokens = trial.asked.rungs[trial.rung]
         save_to = self.folder.checkpoint(trial.trial_id, rung_tokens, self.state.incarnations[-1])
-        return Assignment(trial.trial_id, trial.config, rung_tokens, trial.checkpoints, str(save_to))
+        return Assignment(trial.trial_id, trial.config, rung_tokens, trial.checkpoints, save_to)
 
     def measured(self, measurement: Measurement) -> Judged:
         """Takes a measurement in: what was seen and what it means are one transaction."""
@@ -84,17 +91,23 @@ class Conductor:
         assert measurement.tokens == trial.asked.rungs[trial.rung], f"{trial.trial_id}: measured at another rung"
         assert measurement.outcome is not Outcome.MEASURED or isfinite(measurement.loss), "divergence is an outcome"
         measured = Measured(trial_id=trial.trial_id, rung=trial.rung, measurement=measurement.to_dict())
+        seq = self.state.seq
         self._apply(*before, measured)  # ahead of the ledger, as the verdict follows from the measurement
         judged = judge(self.state, trial.trial_id)
-        last_seq = self.ledger.append(*before, measured, judged)
+        self._append(seq, *before, measured, judged)
         self._apply(judged)
-        assert last_seq == self.state.seq, "another writer is in the ledger"
         return judged
 
     def _commit(self, *events: Event) -> None:
-        last_seq = self.ledger.append(*events)
+        self._append(self.state.seq, *events)
         self._apply(*events)
-        assert last_seq == self.state.seq, "another writer is in the ledger"
+
+    def _append(self, seq: int, *events: Event) -> None:
+        try:
+            self.ledger.append(*events, after_seq=seq)
+        except SearchHalted as error:  # it has to pass through Ray Tune, which keeps only its text
+            self.halted = error
+            raise
 
     def _apply(self, *events: Event) -> None:
         for event in events:

@@ -15,9 +15,12 @@ HOME/NAME/space.yaml              what the user said of their parameters, if any
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hpsearch.home import Home
+from hpsearch.ledger import Ledger
+from hpsearch.ledger_store import LedgerAddress, PostgresAddress, names_in
 from search_spaces.errors import UserError, one_line
 
 
@@ -25,16 +28,16 @@ from search_spaces.errors import UserError, one_line
 class SearchFolder:
     """Where a search lives."""
 
-    home: Path
+    home: Home
     name: str
 
     @property
     def path(self) -> Path:
-        return self.home / self.name
+        return self.home.path / self.name
 
     @property
-    def ledger(self) -> Path:
-        return self.path / "ledger.sqlite"
+    def ledger(self) -> LedgerAddress:
+        return PostgresAddress(self.home.ledger, self.name) if self.home.ledger else self.path / "ledger.sqlite"
 
     @property
     def log(self) -> Path:
@@ -84,18 +87,23 @@ class SearchFolder:
 
     @property
     def mlflow_uri(self) -> str:
-        return f"sqlite:///{self.home / 'mlflow.db'}"
+        return self.home.mlflow or f"sqlite:///{self.home.path / 'mlflow.db'}"
 
     @property
     def mlflow_artifacts(self) -> Path:
-        return self.home / "mlartifacts"
+        return self.home.path / "mlartifacts"
 
-    def checkpoint(self, trial_id: str, rung_tokens: int, incarnation: str) -> Path:
+    @property
+    def checkpoints(self) -> str:
+        """Where the checkpoints are: a folder, or a URL."""
+        return f"{self.home.storage.rstrip('/') or self.home.path}/{self.name}/checkpoints"
+
+    def checkpoint(self, trial_id: str, rung_tokens: int, incarnation: str) -> str:
         """A trunk's file; the incarnation in its name fences off a writer that has been replaced."""
-        return self.path / "checkpoints" / trial_id / f"{rung_tokens}-{incarnation}.safetensors"
+        return f"{self.checkpoints}/{trial_id}/{rung_tokens}-{incarnation}.safetensors"
 
 
-def find_search(home: Path, name: str) -> SearchFolder:
+def find_search(home: Home, name: str) -> SearchFolder:
     """The folder of an existing search, by name or by path.
 
     Raises:
@@ -107,28 +115,33 @@ def find_search(home: Path, name: str) -> SearchFolder:
             f"{name}: is an imported table of runs, without the ledger that this needs; it answers "
             f"`hpsearch recommend {name} --target params=...,tokens=...`"
         )
-    if not os.path.isfile(folder.ledger):
+    if not Ledger(folder.ledger).exists():
         known = ", ".join(sorted(found.name for found in [*searches(folder.home), *imports(folder.home)])) or "none"
+        where = folder.home.ledger or folder.home.path
         raise UserError(
-            one_line(f"{name}: no such search in {folder.home}") + f"; known: {known}. Give one of these, or --home"
+            one_line(f"{name}: no such search in {where}") + f"; known: {known}. Give one of these, or --home"
         )
     return folder
 
 
-def folder_named(home: Path, name: str) -> SearchFolder:
+def folder_named(home: Home, name: str) -> SearchFolder:
     """Where a search of this name is or would be; a name with a slash is a path."""
     path = Path(name)
-    return SearchFolder(home, name) if path.name == name else SearchFolder(path.resolve().parent, path.name)
+    if path.name == name:
+        return SearchFolder(home, name)
+    return SearchFolder(replace(home, path=path.resolve().parent), path.name)
 
 
-def searches(home: Path) -> list[SearchFolder]:
-    """All searches under a home, by name."""
-    return [SearchFolder(home, ledger.parent.name) for ledger in sorted(home.glob("*/ledger.sqlite"))]
+def searches(home: Home) -> list[SearchFolder]:
+    """All searches of a home, by name."""
+    if home.ledger:
+        return [SearchFolder(home, name) for name in names_in(home.ledger)]
+    return [SearchFolder(home, ledger.parent.name) for ledger in sorted(home.path.glob("*/ledger.sqlite"))]
 
 
-def imports(home: Path) -> list[SearchFolder]:
+def imports(home: Home) -> list[SearchFolder]:
     """All imported searches under a home, by name."""
-    return [SearchFolder(home, record.parent.name) for record in sorted(home.glob("[!.]*/import.json"))]
+    return [SearchFolder(home, record.parent.name) for record in sorted(home.path.glob("[!.]*/import.json"))]
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -6,39 +6,24 @@ everything it decides, so no kill leaves half of one.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sql
+import tenacity
 from pydantic import ValidationError
 
 from hpsearch.events import EVENT, Event
-from search_spaces.errors import UserError
+from hpsearch.halted import SearchHalted
+from hpsearch.ledger_store import LedgerAddress, RunsAlready, store_at
+from search_spaces.errors import UserError, one_line
 
-SCHEMA_VERSION = 2  # 2: confirms
-NETWORK_FILE_SYSTEMS = {
-    "nfs",
-    "nfs4",
-    "cifs",
-    "smb2",
-    "smb3",
-    "smbfs",
-    "afpfs",
-    "9p",
-    "fuse.sshfs",
-    "lustre",
-    "ceph",
-    "glusterfs",
-    "fuse.glusterfs",
-    "beegfs",
-    "gpfs",
-}
+SCHEMA_VERSION = 3  # 2: confirms; 3: extensions, freed checkpoints
+RETRY_FOR_S = 600.0  # a database that is away for longer halts the search
+MAX_WAIT_S = 5.0  # between two attempts
 
 _METADATA = sql.MetaData()
 _EVENTS = sql.Table(
@@ -63,14 +48,20 @@ class Entry:
 class Ledger:
     """An open ledger. `append` needs the lock of `writing`; reading needs nothing."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._engine = sql.create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
-        sql.event.listen(self._engine, "connect", _configure_sqlite)
+    def __init__(self, address: LedgerAddress) -> None:
+        self.address = address
+        self._store = store_at(address)
+        self._is_writing = False
+        self._writer: sql.Connection | None = None  # holds the lock while this process writes; none where it broke
+        self._is_upgraded = False
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         # Ray Tune pickles what is reachable from scheduler and searcher, for a file that is never read.
         return object, ()
+
+    def exists(self) -> bool:
+        """Whether there is anything, readable or not."""
+        return self._store.exists()
 
     def create(self, *events: Event) -> None:
         """Makes the tables of a new ledger with its first events, all or nothing.
@@ -78,28 +69,49 @@ class Ledger:
         Raises:
             UserError: the folder is on a network file system, where SQLite's log is not safe, or a ledger is there.
         """
-        file_system = _file_system(self.path.parent)
-        if file_system in NETWORK_FILE_SYSTEMS:
-            raise UserError(
-                f"{self.path}: a SQLite ledger is not safe on a network file system, got {file_system}; "
-                "give --home on a local disk"
-            )
+        self._store.check_place()
         try:
-            with self._engine.begin() as connection:
-                connection.exec_driver_sql("BEGIN")  # else SQLite commits every table by itself
+            with self._store.engine.begin() as connection:
+                self._store.prepare(connection)
                 _METADATA.create_all(connection, checkfirst=False)
                 connection.execute(_SCHEMA.insert().values(version=SCHEMA_VERSION))
-                _insert(connection, events)
+                _insert(connection, _rows(events, after_seq=0))
         except sql.exc.DatabaseError as error:
-            raise UserError(f"{self.path}: a ledger cannot be made here ({error.orig}); choose another name") from error
+            said = one_line(f"{self.address}: a ledger cannot be made here ({error.orig})")
+            raise UserError(f"{said}; choose another name") from error
 
-    def append(self, *events: Event) -> int:
-        """Writes events in one transaction; returns the sequence number of the last."""
-        with self._engine.begin() as connection:
-            # An older ledger may now hold what only this version reads.
-            older = _SCHEMA.c.version < SCHEMA_VERSION
-            connection.execute(_SCHEMA.update().where(older).values(version=SCHEMA_VERSION))
-            return _insert(connection, events)
+    def append(self, *events: Event, after_seq: int | None = None) -> int:
+        """Writes events in one transaction; returns the sequence number of the last.
+
+        Waits for a database that is away, up to `RETRY_FOR_S`.
+
+        Args:
+            events: in their order.
+            after_seq: the last sequence number that the writer knows of; by default whatever is there.
+
+        Raises:
+            SearchHalted: the ledger cannot be written, or another driver has written to it: a writer that was cut
+                off and replaced is fenced off here.
+        """
+        rows = _rows(events, self._last_seq() if after_seq is None else after_seq)
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(lambda error: self._store.is_lost(error)),  # type: ignore[arg-type]
+            wait=tenacity.wait_exponential(multiplier=0.1, max=MAX_WAIT_S),
+            stop=tenacity.stop_after_delay(RETRY_FOR_S),
+            reraise=True,
+        )
+        try:
+            retrying(self._write, rows)
+        except sql.exc.IntegrityError as error:
+            raise SearchHalted(
+                f"{self.address}: another driver has written to the ledger; this one leaves the search to it"
+            ) from error
+        except sql.exc.DatabaseError as error:
+            raise SearchHalted(
+                one_line(f"{self.address}: the ledger cannot be written ({error.orig})")
+                + "; mend that, then go on with `hpsearch resume`"
+            ) from error
+        return int(rows[-1]["seq"]) if rows else int(after_seq or 0)
 
     def read(self, after_seq: int = 0) -> list[Entry]:
         """All entries after a sequence number, in order.
@@ -108,61 +120,103 @@ class Ledger:
             UserError: not a ledger, one of a newer version, or one that holds what no version wrote.
         """
         try:
-            with self._engine.connect() as connection:
+            with self._store.engine.connect() as connection:
                 self._check_version(connection)
                 rows: Sequence[Any] = connection.execute(
                     sql.select(_EVENTS).where(_EVENTS.c.seq > after_seq).order_by(_EVENTS.c.seq)
                 ).all()
         except sql.exc.DatabaseError as error:
-            raise UserError(
-                f"{self.path}: not a readable ledger ({error.orig}); give the folder of a search"
-            ) from error
+            said = one_line(f"{self.address}: not a readable ledger ({error.orig})")
+            raise UserError(f"{said}; {self._store.remedy}") from error
         for seq, row in enumerate(rows, after_seq + 1):
             if row.seq != seq:
-                raise UserError(f"{self.path}: event {seq} is missing; restore the file from a copy")
+                raise UserError(f"{self.address}: event {seq} is missing; restore the file from a copy")
         return [self._entry(row) for row in rows]
+
+    def delete(self) -> None:
+        """Removes the ledger whole. Nothing of the search is left but what others keep of it."""
+        self._store.delete()
 
     def close(self) -> None:
         """Releases the database connections."""
-        self._engine.dispose()
+        self._store.engine.dispose()
 
     @property
-    def is_locked(self) -> bool:
-        """Whether a driver writes now."""
-        with suppress(FileNotFoundError), open(self.path.with_suffix(".lock"), encoding="utf-8") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
+    def holder(self) -> str:
+        """The driver that writes now, for people; empty for none."""
+        return self._store.holder()
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Holds the lock of the one writer; the kernel frees it if the process dies.
+        """Holds the lock of the one writer; it is free again when the process dies.
 
         Raises:
             UserError: another driver holds it.
         """
-        with open(self.path.with_suffix(".lock"), "a+", encoding="utf-8") as lock:
+        with self._store.lock():
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                lock.seek(0)
-                holder = lock.read().strip() or "unknown"
-                raise UserError(
-                    f"{self.path.parent}: the search is running already (process {holder}); "
-                    "wait for it, or stop that process"
-                ) from error
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
-            yield
+                self._connect()
+            except sql.exc.OperationalError as error:
+                said = one_line(f"{self.address}: the database does not answer ({error.orig})")
+                raise UserError(f"{said}; {self._store.remedy}") from error
+            self._is_writing = True
+            try:
+                yield
+            finally:
+                self._is_writing = False
+                self._disconnect()
+
+    def _write(self, rows: Sequence[dict[str, Any]]) -> None:
+        if not self._is_writing:
+            with self._store.engine.connect() as connection:
+                self._write_by(connection, rows)
+            return
+        try:
+            if self._writer is None:
+                self._connect()
+            assert self._writer is not None
+            self._write_by(self._writer, rows)
+        except RunsAlready as error:
+            raise SearchHalted(f"{error}; this driver was cut off, and leaves the search to it") from error
+        except Exception as error:
+            if self._store.is_lost(error):
+                self._disconnect()
+            raise
+
+    def _write_by(self, connection: sql.Connection, rows: Sequence[dict[str, Any]]) -> None:
+        with connection.begin():
+            if _is_written(connection, rows):
+                return  # by the attempt whose answer was lost
+            if not self._is_upgraded:
+                # An older ledger may now hold what only this version reads.
+                older = _SCHEMA.c.version < SCHEMA_VERSION
+                connection.execute(_SCHEMA.update().where(older).values(version=SCHEMA_VERSION))
+            _insert(connection, rows)
+        self._is_upgraded = True
+
+    def _last_seq(self) -> int:
+        with self._store.engine.connect() as connection:
+            return int(connection.execute(sql.select(sql.func.coalesce(sql.func.max(_EVENTS.c.seq), 0))).scalar_one())
+
+    def _connect(self) -> None:
+        self._writer = self._store.engine.connect()
+        try:
+            self._store.lock_session(self._writer)
+        except BaseException:
+            self._disconnect()
+            raise
+
+    def _disconnect(self) -> None:
+        if self._writer is not None:
+            self._writer.invalidate()  # closed, not put back: a session in a pool would keep its lock
+            self._writer.close()
+            self._writer = None
 
     def _check_version(self, connection: sql.Connection) -> None:
         version = connection.execute(sql.select(_SCHEMA.c.version)).scalar_one()
         if version > SCHEMA_VERSION:
             raise UserError(
-                f"{self.path}: written by a newer hpsearch (ledger version {version}, this one reads "
+                f"{self.address}: written by a newer hpsearch (ledger version {version}, this one reads "
                 f"{SCHEMA_VERSION}); upgrade hpsearch"
             )
 
@@ -171,32 +225,27 @@ class Ledger:
             return Entry(row.seq, row.at_s, EVENT.validate_json(row.body))
         except ValidationError as error:
             raise UserError(
-                f"{self.path}: event {row.seq} cannot be read ({error.error_count()} faults); "
+                f"{self.address}: event {row.seq} cannot be read ({error.error_count()} faults); "
                 "restore the file from a copy"
             ) from error
 
 
-def _insert(connection: sql.Connection, events: Sequence[Event]) -> int:
-    """Writes events behind the last one; returns the sequence number of the last."""
-    last_seq = int(connection.execute(sql.select(sql.func.coalesce(sql.func.max(_EVENTS.c.seq), 0))).scalar_one())
-    for seq, event in enumerate(events, last_seq + 1):
-        row = {"seq": seq, "at_s": time.time(), "body": event.model_dump_json()}
-        connection.execute(_EVENTS.insert().values(row))
-    return last_seq + len(events)
+def _rows(events: Sequence[Event], after_seq: int) -> list[dict[str, Any]]:
+    """What is written for events behind a sequence number."""
+    return [
+        {"seq": seq, "at_s": time.time(), "body": event.model_dump_json()}
+        for seq, event in enumerate(events, after_seq + 1)
+    ]
 
 
-def _configure_sqlite(connection: Any, _: Any) -> None:
-    """Write-ahead log with full sync: a committed decision survives a power cut, at about 3.5 ms a commit."""
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.close()
+def _insert(connection: sql.Connection, rows: Sequence[dict[str, Any]]) -> None:
+    if rows:
+        connection.execute(_EVENTS.insert(), rows)
 
 
-def _file_system(folder: Path) -> str:
-    """The type of the file system that a folder is on, by the longest mount point above it."""
-    import psutil  # here, as only a new search asks
-
-    parents = {str(parent) for parent in (folder.resolve(), *folder.resolve().parents)}
-    mounts = [part for part in psutil.disk_partitions(all=True) if part.mountpoint in parents]
-    return max(mounts, key=lambda part: len(part.mountpoint)).fstype if mounts else "unknown"
+def _is_written(connection: sql.Connection, rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether these very rows are there already."""
+    if not rows:
+        return True
+    first = connection.execute(sql.select(_EVENTS).where(_EVENTS.c.seq == rows[0]["seq"])).one_or_none()
+    return first is not None and (first.at_s, first.body) == (rows[0]["at_s"], rows[0]["body"])

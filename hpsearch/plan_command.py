@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpsearch.cli_options import PATH, home_option, json_option
+from hpsearch.home import Home
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class PlanOptions:
 @click.option("--figure", metavar="FILE", type=PATH, help="Picture to write: .svg or .png.")
 @json_option
 @home_option
-def plan(figure: Path | None, as_json: bool, home: Path, **given: Any) -> None:
+def plan(figure: Path | None, as_json: bool, home: Home, **given: Any) -> None:
     """Plan a large run: model, tokens, shape, batch, steps, time, money, and what tuning it would take.
 
     \b
@@ -165,7 +166,7 @@ def _cluster(options: PlanOptions) -> Cluster:
     return Cluster(options.devices, device, peak, options.mfu, options.price)
 
 
-def _surface(options: PlanOptions, home: Path) -> Surface | None:
+def _surface(options: PlanOptions, home: Home) -> Surface | None:
     """What the search's own trials, or a table's, say.
 
     Raises:

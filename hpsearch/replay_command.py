@@ -14,6 +14,7 @@ import pandas as pd
 
 from hpsearch.events import Role
 from hpsearch.folder import find_search
+from hpsearch.home import Home
 from hpsearch.imported_table import read_table
 from hpsearch.laws import FLOPS_PER_PARAMETER_TOKEN
 from hpsearch.replay import RULES, RecordedProxy, RecordedTrial, RuleSettings
@@ -39,7 +40,7 @@ class ReplayOptions:
     seeds: int
 
 
-def replay_source(source: str, home: Path, options: ReplayOptions) -> ReplayReport:
+def replay_source(source: str, home: Home, options: ReplayOptions) -> ReplayReport:
     """Reads a search or a table and replays it.
 
     Raises:
@@ -54,7 +55,7 @@ def replay_source(source: str, home: Path, options: ReplayOptions) -> ReplayRepo
     return replay(read_recording(source, home, options.metric), question)
 
 
-def read_recording(source: str, home: Path, metric: Metric) -> Recording:
+def read_recording(source: str, home: Home, metric: Metric) -> Recording:
     """Reads the trials of a search, by name or path, or of a CSV or Parquet table.
 
     Args:

@@ -62,7 +62,8 @@ def start_search(spec: Spec, folder: SearchFolder, cache: Path, view: View) -> S
         UserError: the search exists, its text cannot be read, or its budget is too small.
     """
     check_budget(spec, spec.name)
-    if folder.ledger.exists():
+    ledger = Ledger(folder.ledger)
+    if ledger.exists():
         raise UserError(
             f"{folder.path}: a search of this name exists; continue it with `hpsearch resume {folder.name}`, "
             "or choose another --name"
@@ -78,7 +79,6 @@ def start_search(spec: Spec, folder: SearchFolder, cache: Path, view: View) -> S
         versions=_versions(),
         incarnation=secrets.token_hex(4),
     )
-    ledger = Ledger(folder.ledger)
     with ledger.writing():
         ledger.create(opened)
         return _conduct(Conductor(ledger, read_state(folder.ledger), folder), token_set, cache, view)
@@ -96,7 +96,7 @@ def resume_search(folder: SearchFolder, cache: Path, view: View) -> SearchState:
         if state.closed is not None and state.closed.complete:
             return state
         token_set = _same_text(state, cache, view)
-        ledger.append(Resumed(incarnation=secrets.token_hex(4), versions=_versions()))
+        ledger.append(Resumed(incarnation=secrets.token_hex(4), versions=_versions()), after_seq=state.seq)
         conductor = Conductor(ledger, read_state(folder.ledger), folder)
         _adopt_orphans(conductor)
         view.update(conductor.state)
@@ -122,7 +122,8 @@ def confirm_search(folder: SearchFolder, seq: int, plan: ConfirmPlan, cache: Pat
         if state.seq != seq:
             raise UserError(f"{folder.name}: another process has changed the search meanwhile; give the command again")
         token_set = _same_text(state, cache, view)
-        ledger.append(ConfirmOpened(plan=plan, incarnation=secrets.token_hex(4), versions=_versions()))
+        opened = ConfirmOpened(plan=plan, incarnation=secrets.token_hex(4), versions=_versions())
+        ledger.append(opened, after_seq=seq)
         return _conduct(Conductor(ledger, read_state(folder.ledger), folder), token_set, cache, view)
 
 
@@ -132,7 +133,7 @@ def _adopt_orphans(conductor: Conductor) -> None:
     for trial in list(conductor.state.running.values()):
         rung_tokens = trial.asked.rungs[trial.rung]
         paths = [conductor.folder.checkpoint(trial.trial_id, rung_tokens, writer) for writer in reversed(writers)]
-        for path in [path for path in paths if path.exists()]:
+        for path in [Path(path) for path in paths if Path(path).exists()]:
             try:
                 conductor.adopt(read_measurement(path))
                 break
@@ -171,10 +172,15 @@ def _conduct(conductor: Conductor, token_set: TokenSet, cache: Path, view: View)
     with _logging_to(folder.log), _stop_on_signal(conductor), embedded_ray(view), record.recording(folder):
         # Nothing may be left where the driver died between the last measurement and its farewell.
         left = conductor.state.running or conductor.decide() is not Idle.FINISHED
-        device_seconds = _tune(conductor, token_set, cache, view) if left else {}
-        complete = not conductor.stopping and conductor.decide() is Idle.FINISHED
-        conductor.close(complete, device_seconds)
+        try:
+            device_seconds = _tune(conductor, token_set, cache, view) if left else {}
+            complete = not conductor.stopping and conductor.decide() is Idle.FINISHED
+            conductor.close(complete, device_seconds)
+        except Exception as error:  # what Ray Tune makes of it
+            raise conductor.halted or error from error
         view.update(conductor.state)
+    if conductor.halted is not None:
+        raise conductor.halted
     return conductor.state
 
 

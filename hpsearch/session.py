@@ -11,6 +11,7 @@ from rich.console import Console
 from hpsearch.events import ConfirmOpened, ConfirmPlan
 from hpsearch.exit_codes import DONE, STOPPED
 from hpsearch.folder import SearchFolder
+from hpsearch.home import Home
 from hpsearch.ledger import Ledger
 from hpsearch.outcome import write_outcome
 from hpsearch.record import send_quietly
@@ -34,7 +35,7 @@ from hpsearch.view_confirm import confirm_view
 from search_spaces.errors import UserError
 
 
-def run_shown(spec: Spec, home: Path, cache: Path, output: str) -> int:
+def run_shown(spec: Spec, home: Home, cache: Path, output: str) -> int:
     """Runs a new search; `output` is live, json or quiet. Returns the exit code."""
     folder = SearchFolder(home, spec.name)
     return _shown(folder, lambda view: start_search(spec, folder, cache, view), output)

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pandas as pd
 
 from hpsearch.events import Role
 from hpsearch.ledger import Ledger
+from hpsearch.ledger_store import LedgerAddress
 from hpsearch.state import SearchState, Trial, fold
 from trials.trial import Measurement, Outcome
 
 
-def read_state(ledger_path: Path) -> SearchState:
+def read_state(address: LedgerAddress) -> SearchState:
     """The search as its ledger tells it.
 
     Raises:
         UserError: the ledger cannot be read.
     """
-    ledger = Ledger(ledger_path)
+    ledger = Ledger(address)
     try:
-        return fold(((entry.seq, entry.event) for entry in ledger.read()), str(ledger_path))
+        return fold(((entry.seq, entry.event) for entry in ledger.read()), str(address))
     finally:
         ledger.close()
 

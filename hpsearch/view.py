@@ -224,7 +224,7 @@ def search_summary(state: SearchState, folder: SearchFolder) -> dict[str, Any]:
     if closed is not None:
         kind = "complete" if closed.complete else "stopped"
     else:
-        kind = "running" if Ledger(folder.ledger).is_locked else "interrupted"
+        kind = "running" if Ledger(folder.ledger).holder else "interrupted"
     return {
         "name": folder.name,
         "state": kind,

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hpsearch.folder import SearchFolder
+from hpsearch.home import Home
 from hpsearch.spec import Spec, load_spec
 from hpsearch.view import QuietView
 
@@ -47,6 +48,6 @@ def tiny(ray_session: None, tiny_spec: Spec, home: Path, cache: Path) -> SearchF
     from hpsearch.outcome import write_outcome
     from hpsearch.search import start_search
 
-    folder = SearchFolder(home, tiny_spec.name)
+    folder = SearchFolder(Home(home), tiny_spec.name)
     write_outcome(start_search(tiny_spec, folder, cache, QuietView()), folder)
     return folder

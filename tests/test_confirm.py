@@ -13,6 +13,7 @@ import pytest
 from hpsearch.check import check_ledger
 from hpsearch.events import Asked, ConfirmOpened, Measured, Role
 from hpsearch.folder import SearchFolder
+from hpsearch.home import Home
 from hpsearch.plan import confirm_proxy
 from hpsearch.trials_table import read_state, trials_table
 from tests.test_kill import TINY, assert_recorded_once, entries_of, kill_after, num_events, start
@@ -23,8 +24,8 @@ SIZE = "width=40,depth=1,heads=2,tokens=1e5"
 
 
 def test_a_search_is_confirmed_though_killed_and_again(tmp_path: Path) -> None:
-    folder = SearchFolder(tmp_path / "home", "tiny")
-    options = ["--home", str(folder.home), "--cache", str(tmp_path / "cache")]
+    folder = SearchFolder(Home(tmp_path / "home"), "tiny")
+    options = ["--home", str(folder.home.path), "--cache", str(tmp_path / "cache")]
     assert start("run", str(TINY), *options).wait(timeout=600) == 0
     before = read_state(folder.ledger)
     kill_after(start("confirm", "tiny", "--flops", "5e10", *options), folder, num_events(folder) + 3)

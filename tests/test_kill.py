@@ -17,6 +17,7 @@ from mlflow.tracking import MlflowClient
 from hpsearch.check import check_ledger
 from hpsearch.events import Measured, TrialState
 from hpsearch.folder import SearchFolder
+from hpsearch.home import Home
 from hpsearch.ledger import Entry, Ledger
 from hpsearch.record import TRIAL_TAG
 from hpsearch.trials_table import read_state
@@ -53,14 +54,14 @@ def entries_of(folder: SearchFolder) -> list[Entry]:
 
 def num_events(folder: SearchFolder) -> int:
     try:
-        return len(entries_of(folder)) if folder.ledger.exists() else 0
+        return len(entries_of(folder)) if Ledger(folder.ledger).exists() else 0
     except UserError:  # its tables are being made
         return 0
 
 
 def test_killed_and_resumed(tmp_path: Path) -> None:
-    folder = SearchFolder(tmp_path / "home", "tiny")
-    options = ["--home", str(folder.home), "--cache", str(tmp_path / "cache")]
+    folder = SearchFolder(Home(tmp_path / "home"), "tiny")
+    options = ["--home", str(folder.home.path), "--cache", str(tmp_path / "cache")]
     moments = random.Random(7)
     kill_after(start("run", str(TINY), *options), folder, moments.randint(4, 12))
     for _ in range(KILLS - 1):
@@ -78,8 +79,8 @@ def test_killed_and_resumed(tmp_path: Path) -> None:
 
 def test_interrupted_and_resumed(tmp_path: Path) -> None:
     """Ctrl-C: the search says that it can be resumed, and so does MLflow."""
-    folder = SearchFolder(tmp_path / "home", "tiny")
-    options = ["--home", str(folder.home), "--cache", str(tmp_path / "cache")]
+    folder = SearchFolder(Home(tmp_path / "home"), "tiny")
+    options = ["--home", str(folder.home.path), "--cache", str(tmp_path / "cache")]
     first = start("run", str(TINY), *options)
     while first.poll() is None and num_events(folder) < 6:
         time.sleep(0.02)

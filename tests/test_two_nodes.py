@@ -13,6 +13,7 @@ import yaml
 from hpsearch.check import check_ledger
 from hpsearch.events import TrialState
 from hpsearch.folder import SearchFolder
+from hpsearch.home import Home
 from hpsearch.ledger import Ledger
 from hpsearch.spec import Spec
 from hpsearch.trials_table import read_state
@@ -35,7 +36,7 @@ def test_trials_are_spread_over_two_nodes_and_outlive_an_actor(tiny_spec: Spec, 
     )
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["devices"] == 2 and len(found["killed"]) == 1
-    ledger = SearchFolder(tmp_path, "nodes").ledger
+    ledger = SearchFolder(Home(tmp_path), "nodes").ledger
     state = read_state(ledger)
     ended = {TrialState.COMPLETE, TrialState.PRUNED, TrialState.DIVERGED}
     assert {trial.state for trial in state.trials.values()} <= ended

@@ -19,6 +19,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from hpsearch.folder import SearchFolder
+from hpsearch.home import Home
 from hpsearch.search import RAY_ENVIRONMENT, start_search
 from hpsearch.spec import load_spec
 from hpsearch.trials_table import read_state
@@ -51,7 +52,7 @@ def main() -> None:
     cluster.wait_for_nodes()
     ray.init(address=cluster.address, namespace="hpsearch", log_to_driver=False)
     spec = load_spec(file)
-    folder, killed = SearchFolder(home, spec.name), list[str]()
+    folder, killed = SearchFolder(Home(home), spec.name), list[str]()
     threading.Thread(target=kill_one, args=(folder, killed), daemon=True).start()
     state = start_search(spec, folder, cache, QuietView())
     assert state.closed is not None

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from hpsearch.checked import Checked
 from hpsearch.folder import SearchFolder, folder_named
+from hpsearch.home import Home
 from hpsearch.imports.mapping import MappingFile
 from hpsearch.table_file import TableFile
 from search_spaces.errors import UserError
@@ -122,7 +123,7 @@ def imported_table(folder: SearchFolder) -> Path:
     return path
 
 
-def asked_as_table(home: Path, search: str | None, of_table: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
+def asked_as_table(home: Home, search: str | None, of_table: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
     """Turns the name of an imported search into the options of the table that it is.
 
     Args:

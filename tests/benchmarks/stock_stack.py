@@ -50,6 +50,7 @@ from rich.table import Table
 
 from hpsearch.events import TrialState
 from hpsearch.folder import SearchFolder
+from hpsearch.home import Home
 from hpsearch.plan import architecture, rung_tokens, smallest_batch, trial_config
 from hpsearch.search import corpus_source
 from hpsearch.spec import Spec, check_spec
@@ -182,7 +183,7 @@ def run_hpsearch(spec: Spec, cache: Path, home: Path) -> Side:
     file.write_text(yaml.safe_dump(spec.model_dump(mode="json", exclude_unset=True)))
     options = ("--quiet", "--home", str(home), "--cache", str(cache))
     wall_s = timed_s(("-m", "hpsearch", "run", str(file), *options), {})
-    trials = read_state(SearchFolder(home, spec.name).ledger).trials.values()
+    trials = read_state(SearchFolder(Home(home), spec.name).ledger).trials.values()
     states = [trial.state for trial in trials]
     flops = sum(m.flops + m.anneal_flops for trial in trials for m in trial.measurements)
     return Side(

@@ -20,6 +20,7 @@ import platformdirs
 from scipy import stats
 
 from hpsearch.folder import find_search
+from hpsearch.home import Home
 from hpsearch.plan import PROOF, rung_tokens, trial_config
 from hpsearch.search import corpus_source
 from hpsearch.state import SearchState
@@ -76,7 +77,7 @@ def judge(octaves: Floats, losses: Floats, predicted: float) -> tuple[float, flo
 
 def main() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else "quickstart"
-    folder = find_search(Path(sys.argv[2] if len(sys.argv) > 2 else "runs").absolute(), name)
+    folder = find_search(Home(Path(sys.argv[2] if len(sys.argv) > 2 else "runs").absolute()), name)
     state = read_state(folder.ledger)
     assert state.prediction is not None, "the search held no proof"
     low, high = state.spec.space["learning_rate"].ends

@@ -16,6 +16,7 @@ from hpsearch.conductor import Conductor
 from hpsearch.decisions import Idle
 from hpsearch.events import ConfirmOpened, ConfirmPlan, Opened, Predicted, Resumed
 from hpsearch.folder import SearchFolder
+from hpsearch.home import Home
 from hpsearch.ledger import Ledger
 from hpsearch.spec import Size, Spec, check_spec
 from hpsearch.state import fold
@@ -189,6 +190,7 @@ def drive(conductor: Conductor, world: World, slots: int = 1, seed: int = 0, tra
 
 def _conductor(ledger: Ledger) -> Conductor:
     state = fold(((entry.seq, entry.event) for entry in ledger.read()), "simulation")
-    conductor = Conductor(ledger, state, SearchFolder(ledger.path.parent, state.spec.name))
+    assert isinstance(ledger.address, Path)
+    conductor = Conductor(ledger, state, SearchFolder(Home(ledger.address.parent), state.spec.name))
     weakref.finalize(conductor, ledger.close)  # a test drops its conductor as a kill does
     return conductor

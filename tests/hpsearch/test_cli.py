@@ -76,16 +76,16 @@ def test_a_mistake_costs_nothing(
 def test_unknown_searches_are_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny: SearchFolder
 ) -> None:
-    assert run(monkeypatch, "recommend", "tinny", "--home", str(tiny.home)) == 2
+    assert run(monkeypatch, "recommend", "tinny", "--home", str(tiny.home.path)) == 2
     assert "known: tiny" in capsys.readouterr().err
 
 
 def test_list_and_check(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny: SearchFolder
 ) -> None:
-    assert run(monkeypatch, "list", "--json", "--home", str(tiny.home)) == 0
+    assert run(monkeypatch, "list", "--json", "--home", str(tiny.home.path)) == 0
     assert [row["state"] for row in json.loads(capsys.readouterr().out) if row["name"] == "tiny"] == ["complete"]
-    assert run(monkeypatch, "check", "tiny", "--home", str(tiny.home)) == 0
+    assert run(monkeypatch, "check", "tiny", "--home", str(tiny.home.path)) == 0
     assert "0 differ" in capsys.readouterr().out
 
 
@@ -94,7 +94,7 @@ def test_export_reproduces_the_recipe_to_the_byte(
 ) -> None:
     first, output = tmp_path / "first.yaml", tmp_path / "recipe.yaml"
     for path in (first, output):
-        assert run(monkeypatch, "export", "tiny", "-o", str(path), "--accept-reach", "--home", str(tiny.home)) == 0
+        assert run(monkeypatch, "export", "tiny", "-o", str(path), "--accept-reach", "--home", str(tiny.home.path)) == 0
     assert output.read_bytes() == first.read_bytes()
     if tiny.recipe.exists():  # so small a search may find that its own target is out of reach
         assert output.read_bytes() == tiny.recipe.read_bytes()
@@ -103,7 +103,7 @@ def test_export_reproduces_the_recipe_to_the_byte(
 def test_a_target_out_of_reach_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny: SearchFolder, tmp_path: Path
 ) -> None:
-    target = ["tiny", "--target", "gpt3-1.3b", "--home", str(tiny.home)]
+    target = ["tiny", "--target", "gpt3-1.3b", "--home", str(tiny.home.path)]
     assert run(monkeypatch, "recommend", *target, "--json") == 0
     assert "reach" in json.loads(capsys.readouterr().out)["refused"]
     output = tmp_path / "recipe.yaml"
@@ -120,7 +120,7 @@ def test_a_target_by_keys_and_by_file_is_the_same(
     file.write_text("width: 64\ndepth: 3\nheads: 4\ntokens: 4.0e+5\n")
     printed = []
     for target in ("width=64,depth=3,heads=4,tokens=4.0e5", str(file)):
-        options = ["--target", target, "--format", "json", "--accept-reach", "--home", str(tiny.home)]
+        options = ["--target", target, "--format", "json", "--accept-reach", "--home", str(tiny.home.path)]
         assert run(monkeypatch, "export", "tiny", *options) == 0
         printed.append(json.loads(capsys.readouterr().out))
     assert printed[0] == printed[1]

@@ -18,6 +18,7 @@ from hpsearch.check import check_ledger
 from hpsearch.conductor import Conductor
 from hpsearch.decisions import Idle
 from hpsearch.events import Asked, Event, Judged, Measured, Promoted, Resumed, Role, TrialState
+from hpsearch.halted import SearchHalted
 from hpsearch.plan import PROOF, confirm_proxy
 from hpsearch.state import SearchState
 from hpsearch.transfer.confirm import plan_of_size
@@ -170,7 +171,7 @@ def test_a_decision_is_in_the_ledger_before_it_is_handed_out(tmp_path: Path, mon
     decision = conductor.decide()
     assert isinstance(decision, Asked)
 
-    def full(*events: object) -> int:
+    def full(*events: object, after_seq: int) -> int:
         raise OSError("disk full")
 
     with monkeypatch.context() as broken, pytest.raises(OSError, match="disk full"):
@@ -186,9 +187,9 @@ def test_a_measurement_and_its_verdict_are_one_transaction(tmp_path: Path, monke
     drive(conductor, World(), transactions=1)
     append, written = conductor.ledger.append, []
 
-    def watched(*events: Event) -> int:
+    def watched(*events: Event, after_seq: int) -> int:
         written.append([type(event) for event in events])
-        return append(*events)
+        return append(*events, after_seq=after_seq)
 
     monkeypatch.setattr(conductor.ledger, "append", watched)
     conductor.measured(World().measure(conductor.assignment(next(iter(conductor.state.running.values())))))
@@ -211,8 +212,9 @@ def test_deciding_is_done_once_a_state(tmp_path: Path, monkeypatch: pytest.Monke
 def test_another_writer_is_noticed(tmp_path: Path) -> None:
     conductor = begin(tmp_path, spec_of())
     conductor.ledger.append(Resumed(incarnation="intruder", versions={}))
-    with pytest.raises(AssertionError, match="another writer is in the ledger"):
+    with pytest.raises(SearchHalted, match="another driver has written to the ledger"):
         conductor.close(complete=False, device_seconds={})
+    assert conductor.halted is not None and len(conductor.ledger.read()) == 2
 
 
 @pytest.mark.parametrize(

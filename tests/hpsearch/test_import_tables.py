@@ -13,6 +13,7 @@ import pytest
 
 from hpsearch import cli
 from hpsearch.folder import SearchFolder
+from hpsearch.home import Home
 from search_spaces.errors import UserError
 from tests.conftest import REPOSITORY
 from tests.hpsearch.sweeps import HEADER, past_runs, sweep_csv, write_csv
@@ -153,7 +154,7 @@ def test_a_search_does_not_run_in_an_import(shell: Shell) -> None:
     shell.imported(sweep_csv(shell.folder))
     spec = load_spec(REPOSITORY / "search_spaces" / "tiny.yaml")
     with pytest.raises(UserError, match="an imported search of this name exists; choose another --name"):
-        start_search(spec, SearchFolder(shell.home, "past"), shell.folder, QuietView())
+        start_search(spec, SearchFolder(Home(shell.home), "past"), shell.folder, QuietView())
 
 
 def test_parquet_is_read_too(shell: Shell) -> None:

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hpsearch import ledger as ledger_module
+from hpsearch import ledger_store
 from hpsearch.events import (
     Adopted,
     AnyEvent,
@@ -112,7 +113,7 @@ def events_in(ledger: Ledger) -> list[Event]:
 
 def execute(ledger: Ledger, statement: str) -> None:
     """What somebody does to the file behind our back."""
-    connection = sqlite3.connect(ledger.path)
+    connection = sqlite3.connect(str(ledger.address))
     with connection:
         connection.execute(statement)
     connection.close()
@@ -150,7 +151,7 @@ def test_sequence_numbers_have_no_gaps(ledger: Ledger) -> None:
 
 def test_another_opening_reads_what_was_written(ledger: Ledger) -> None:
     ledger.append(*ONE_OF_EACH)
-    reader = Ledger(ledger.path)
+    reader = Ledger(ledger.address)
     assert events_in(reader) == ONE_OF_EACH
     reader.close()
 
@@ -177,7 +178,7 @@ def test_a_process_killed_within_a_transaction_leaves_none_of_it(ledger: Ledger)
         "resumed, closed = Resumed(incarnation='j', versions={}), Closed(complete=True, device_seconds={})\n"
         "Ledger(Path(sys.argv[1])).append(resumed, closed)\n"
     )
-    killed = subprocess.run([sys.executable, "-c", program, str(ledger.path)], check=False)
+    killed = subprocess.run([sys.executable, "-c", program, str(ledger.address)], check=False)
     assert killed.returncode == -9
     assert events_in(ledger) == ONE_OF_EACH[:1]
 
@@ -212,7 +213,7 @@ def test_one_writer_at_a_time(ledger: Ledger) -> None:
 
 def test_the_lock_holds_across_processes_and_dies_with_its_holder(ledger: Ledger) -> None:
     holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(ledger.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLD, str(ledger.address)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert holder.stdout is not None and holder.stdout.readline() == "held\n"
     with (
@@ -229,23 +230,25 @@ def test_the_lock_holds_across_processes_and_dies_with_its_holder(ledger: Ledger
 def test_a_reader_needs_no_lock(ledger: Ledger) -> None:
     with ledger.writing():
         ledger.append(ONE_OF_EACH[0])
-        reader = Ledger(ledger.path)
+        reader = Ledger(ledger.address)
         assert events_in(reader) == ONE_OF_EACH[:1]
         reader.close()
 
 
 def test_a_newer_version_is_refused(ledger: Ledger) -> None:
-    execute(ledger, "UPDATE schema SET version = 3")
-    with pytest.raises(UserError, match=r"newer hpsearch \(ledger version 3, this one reads 2\); upgrade hpsearch"):
+    execute(ledger, "UPDATE schema SET version = 4")
+    with pytest.raises(UserError, match=r"newer hpsearch \(ledger version 4, this one reads 3\); upgrade hpsearch"):
         ledger.read()
 
 
 def test_an_older_version_is_read_and_becomes_the_present_one_when_it_is_written_to(ledger: Ledger) -> None:
     ledger.append(ONE_OF_EACH[0])
     execute(ledger, "UPDATE schema SET version = 1")
-    assert events_in(ledger) == ONE_OF_EACH[:1]
-    ledger.append(ONE_OF_EACH[1])
-    connection = sqlite3.connect(ledger.path)
+    newer = Ledger(ledger.address)
+    assert events_in(newer) == ONE_OF_EACH[:1]
+    newer.append(ONE_OF_EACH[1])
+    newer.close()
+    connection = sqlite3.connect(str(ledger.address))
     assert connection.execute("SELECT version FROM schema").fetchall() == [(ledger_module.SCHEMA_VERSION,)]
     connection.close()
 
@@ -288,7 +291,7 @@ def test_a_corrupted_row_is_told(ledger: Ledger, statement: str, said: str) -> N
 
 @pytest.mark.parametrize("file_system", ["nfs4", "cifs", "lustre"])
 def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file_system: str) -> None:
-    monkeypatch.setattr(ledger_module, "_file_system", lambda folder: file_system)
+    monkeypatch.setattr(ledger_store, "_file_system", lambda folder: file_system)
     with pytest.raises(UserError, match=rf"network file system, got {file_system}; give --home on a local disk"):
         Ledger(tmp_path / "ledger.sqlite").create()
     assert not list(tmp_path.iterdir())
@@ -300,4 +303,4 @@ def test_the_file_system_is_that_of_the_nearest_mount(monkeypatch: pytest.Monkey
     mounts = [("/", "ext4"), (str(tmp_path.parent), "nfs"), (str(tmp_path), "xfs"), (f"{tmp_path}x", "cifs")]
     parts = [SimpleNamespace(mountpoint=point, fstype=kind) for point, kind in mounts]
     monkeypatch.setattr(psutil, "disk_partitions", lambda all: parts)
-    assert ledger_module._file_system(tmp_path / "home") == "xfs"
+    assert ledger_store._file_system(tmp_path / "home") == "xfs"

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from hpsearch.folder import SearchFolder
+from hpsearch.home import Home
 from hpsearch.replay import (
     RULES,
     Array,
@@ -226,13 +227,13 @@ def test_an_estimate_is_a_ratio_of_sums() -> None:
 def test_a_search_is_replayed_from_its_ledger(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = SearchFolder(tmp_path, "simulated")
+    folder = SearchFolder(Home(tmp_path), "simulated")
     spec = spec_of(scheduler={"name": "asha", "rung_ratios": [1.0, 3.0], "reduction_factor": 2, "audit_share": 1.0})
     assert drive(begin(folder.path, spec), World())
     assert run(monkeypatch, "replay", "simulated", "--home", str(tmp_path), "--scheduler", "asha", "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert report["num_recorded"] == 18 and report["flops"] == "recorded" and list(report["schedulers"]) == ["asha"]
-    table = read_recording(str(folder.path), tmp_path, "raw_loss")
+    table = read_recording(str(folder.path), folder.home, "raw_loss")
     assert [proxy.num_complete for proxy in table.proxies] == [p["num_complete"] for p in report["proxies"]]
 
 

@@ -44,7 +44,7 @@ def test_a_plan_obeys_its_schema() -> None:
 
 
 def test_the_answers_of_a_search_obey_theirs(tiny: SearchFolder) -> None:
-    home = ["--home", str(tiny.home)]
+    home = ["--home", str(tiny.home.path)]
     obeys("recommend-search", "recommend", tiny.name, *home)
     obeys("recommend-search", "recommend", tiny.name, *home, "--target", "gpt3-1.3b", "--accept-reach")
     obeys("sensitivity", "sensitivity", tiny.name, *home)

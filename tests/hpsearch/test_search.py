@@ -18,6 +18,7 @@ from hpsearch.check import check_ledger
 from hpsearch.events import Asked, Judged, Measured, Promoted, Role, TrialState
 from hpsearch.export.recipe import export
 from hpsearch.folder import SearchFolder
+from hpsearch.home import Home
 from hpsearch.ledger import Entry, Ledger
 from hpsearch.record import MLFLOW_STATUS, SEARCH_TAG, TRIAL_TAG, Sender
 from hpsearch.search import resume_search, start_search
@@ -129,7 +130,7 @@ def test_one_slot_gives_the_same_search_twice(ray_session: None, tiny_spec: Spec
         tiny_spec, {"slots": 1, "proof": None, "ladder": [{**tiny_spec.ladder[0].model_dump(), "trials": 4}]}, "test"
     )
     tables = [
-        trials_table(start_search(small, SearchFolder(tmp_path / home, "twin"), cache, QuietView()))
+        trials_table(start_search(small, SearchFolder(Home(tmp_path / home), "twin"), cache, QuietView()))
         for home in ("one", "two")
     ]
     first, second = (table.drop(columns="seconds") for table in tables)
@@ -149,7 +150,7 @@ def test_the_sender_ends_before_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setattr(record, "recording", lambda folder: noted("sender"))
     conductor = begin(tmp_path / "simulated", spec_of())
     drive(conductor, World())
-    monkeypatch.setattr(conductor, "folder", SearchFolder(tmp_path, "simulated"))
+    monkeypatch.setattr(conductor, "folder", SearchFolder(Home(tmp_path), "simulated"))
     search._conduct(conductor, cast(Any, None), cache, QuietView())  # all is measured: no text is read
     assert order == ["ray begins", "sender begins", "sender ends", "ray ends"]
 
@@ -171,7 +172,7 @@ def test_an_interrupt_before_the_first_trial_is_placed_leaves_a_search_to_resume
 ) -> None:
     ladder = [{**tiny_spec.ladder[0].model_dump(), "trials": 2}]
     small = with_overrides(tiny_spec, {"ladder": ladder}, "test").model_copy(update={"proof": None})
-    folder = SearchFolder(tmp_path, "interrupted")
+    folder = SearchFolder(Home(tmp_path), "interrupted")
     stopped = start_search(small, folder, cache, InterruptingView())
     assert stopped.closed is not None and not stopped.closed.complete
     assert [trial.state for trial in stopped.trials.values()] == [TrialState.STOPPED]

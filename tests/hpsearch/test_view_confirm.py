@@ -46,7 +46,7 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(
     tiny: SearchFolder, output: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = Ledger(tiny.ledger).read()
-    arguments = ["confirm", tiny.name, "--flops", "5e10", "--dry-run", "--home", str(tiny.home), *output]
+    arguments = ["confirm", tiny.name, "--flops", "5e10", "--dry-run", "--home", str(tiny.home.path), *output]
     assert run(monkeypatch, *arguments) == 0
     printed = capsys.readouterr().out
     if output == ("--json",):

@@ -94,7 +94,7 @@ def test_the_command_takes_priors_fixed_values_and_a_configuration(tiny: SearchF
 
 def test_the_sheet_says_all_and_carries_the_hash_of_the_recipe(tiny: SearchFolder, tmp_path: Path) -> None:
     page, exported = tmp_path / "sheet.md", tmp_path / "recipe.yaml"
-    home = ["--home", str(tiny.home)]
+    home = ["--home", str(tiny.home.path)]
     assert CliRunner().invoke(cli, ["recommend", tiny.name, *home, "--sheet", str(page)]).exit_code == 0
     assert CliRunner().invoke(cli, ["export", tiny.name, *home, "--accept-reach", "-o", str(exported)]).exit_code == 0
     text = page.read_text()

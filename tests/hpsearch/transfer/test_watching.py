@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpsearch.big_run_source import Source, SourceOptions, read_source
+from hpsearch.home import Home
 from hpsearch.loss_log import LossLog, read_losses
 from hpsearch.transfer.anneal_gap import fit_gap
 from hpsearch.transfer.course import predicted_course
@@ -25,7 +26,7 @@ NOTHING = WatchOptions(Path("log.csv"), None, None, None, None)
 
 def read(folder: Path, table: pd.DataFrame) -> Source:
     path = truth.written(folder / "runs.csv", table)
-    return read_source(SourceOptions(None, folder, path, None, (), truth.TARGET))
+    return read_source(SourceOptions(None, Home(folder), path, None, (), truth.TARGET))
 
 
 @pytest.fixture(scope="module")
