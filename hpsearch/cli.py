@@ -14,6 +14,7 @@ from hpsearch.cli_answers import ask_tell, export, recommend, replay, sensitivit
 from hpsearch.cli_big_run import recheck, watch_target
 from hpsearch.cli_confirm import confirm
 from hpsearch.cli_import import import_runs
+from hpsearch.cli_lifetime import delete, extend
 from hpsearch.cli_options import (
     cache_folder,
     cache_option,
@@ -58,7 +59,8 @@ def cli() -> None:
 
 
 ANSWERS = (recommend, sensitivity, export, replay, ask_tell, plan, import_runs, confirm, watch_target, recheck)
-for command in ANSWERS:
+LIFETIME = (extend, delete)
+for command in (*ANSWERS, *LIFETIME):
     cli.add_command(command)
 
 

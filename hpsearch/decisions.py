@@ -41,9 +41,9 @@ Decision = Asked | Promoted | Predicted | Idle
 
 def next_decision(state: SearchState) -> Decision:
     """The one next thing to do. Which slot does it, and when, is not decided here."""
-    if state.confirms:  # of a search that is complete
+    if state.is_confirming:
         return _confirm(state)
-    if state.prediction is not None:  # nothing is swept any more: the prediction is from all that was
+    if not state.is_exploring:  # nothing is swept any more: the prediction is from all that was
         return _proof(state)
     promotions = chain(never_pruned(state), *(promotable(state, proxy) for proxy in _proxies(state)))
     explored = [proxy for proxy in _proxies(state) if _explored(state, proxy)]

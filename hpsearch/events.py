@@ -164,6 +164,14 @@ class ConfirmOpened(Event):
     versions: dict[str, str]
 
 
+class Extended(Event):
+    """A person gave a search more to do: what it explores from here on, with the reason in words."""
+
+    kind: Literal["extended"] = "extended"
+    spec: dict[str, Any]  # complete, as in `Opened`
+    reason: str
+
+
 class Ended(Event):
     """A trial that ends with its search: PRUNED while it waited for promotion, STOPPED in mid-rung."""
 
@@ -181,7 +189,18 @@ class Closed(Event):
 
 
 AnyEvent = Annotated[
-    Opened | Resumed | Asked | Measured | Adopted | Judged | Promoted | Predicted | ConfirmOpened | Ended | Closed,
+    Opened
+    | Resumed
+    | Asked
+    | Measured
+    | Adopted
+    | Judged
+    | Promoted
+    | Predicted
+    | ConfirmOpened
+    | Extended
+    | Ended
+    | Closed,
     Field(discriminator="kind"),
 ]
 EVENT: TypeAdapter[Any] = TypeAdapter(AnyEvent)

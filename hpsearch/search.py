@@ -189,7 +189,7 @@ def _tune(conductor: Conductor, token_set: TokenSet, cache: Path, view: View) ->
     spec = conductor.state.spec
     devices = places()
     num_workers = len(devices) * (spec.slots + SPARE_WORKERS if spec.slots > 1 else 1)
-    if conductor.state.confirms:
+    if conductor.state.is_confirming:
         # The start gate waits for all workers, and Ray Tune makes none beyond the trials.
         num_workers = min(num_workers, conductor.state.confirm_trials_left)
     runner = f"{spec.name}-{conductor.state.incarnations[-1]}"

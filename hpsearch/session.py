@@ -75,7 +75,7 @@ def _print_outcome(folder: SearchFolder, state: SearchState, console: Console, o
         raise UserError(f"{folder.name}: complete, but too few trials ended with a loss; lower learning_rate.high")
     recommendation = write_outcome(state, folder)
     send_quietly(folder, folder.outcome_files)
-    confirm = _last_confirm(folder, state) if state.confirms and output != "quiet" else None
+    confirm = _last_confirm(folder, state) if state.is_confirming and output != "quiet" else None
     if output == "json":
         summary = {**search_summary(state, folder), "recommendation": json.loads(recommendation.model_dump_json())}
         confirmed = {} if confirm is None else {"confirm": json.loads(confirm.model_dump_json())}

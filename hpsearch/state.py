@@ -16,6 +16,7 @@ from hpsearch.events import (
     ConfirmPlan,
     Ended,
     Event,
+    Extended,
     Judged,
     Measured,
     Opened,
@@ -25,6 +26,7 @@ from hpsearch.events import (
     Role,
     TrialState,
 )
+from hpsearch.extension import check_extension
 from hpsearch.plan import PROOF, architecture, confirm_proxy, segment_flops, trial_flops
 from hpsearch.spec import Spec, check_spec
 from search_spaces.errors import UserError
@@ -111,11 +113,13 @@ class SearchState:
         self.measured: list[tuple[Trial, int]] = []  # (trial, rung), in the order of their events
         self.memo: dict[tuple[object, ...], Any] = {}  # what `hpsearch.fits` has computed from a prefix; no state
         self.prediction: Predicted | None = None
-        self.confirms: list[ConfirmPlan] = []  # the last one is under way, or done
+        self.confirms: list[ConfirmPlan] = []
+        self.is_confirming = False  # the last confirm is under way, or done and nothing came after it
+        self.is_exploring = True  # until the prediction is made, and again where the search was extended
         self.closed: Closed | None = None
         self.spent_flops = 0
         proxies = [*range(len(spec.ladder)), *([PROOF] if spec.proof else [])]
-        self.trial_flops = {proxy: trial_flops(spec, proxy) for proxy in proxies}  # of one trial through all rungs
+        self.trial_flops = _trial_flops(spec)
         self.params = {proxy: architecture(spec, proxy).params for proxy in proxies}  # the same with a QK norm
 
     def of(self, proxy: int, role: Role) -> list[Trial]:
@@ -180,8 +184,11 @@ class SearchState:
                     self.condemned.add(event.trial_id)
             case Predicted():
                 self.prediction = event
+                self.is_exploring = False
             case ConfirmOpened():
                 self._open_confirm(event)
+            case Extended():
+                self._extend(event)
             case Ended():
                 self.trials[event.trial_id].state = event.state
                 self.running.pop(event.trial_id, None)
@@ -205,8 +212,18 @@ class SearchState:
     def _open_confirm(self, event: ConfirmOpened) -> None:
         self.params[confirm_proxy(len(self.confirms))] = self.spec.architecture(event.plan.size).params
         self.confirms.append(event.plan)
+        self.is_confirming = True
         self.incarnations.append(event.incarnation)
         self.closed = None
+
+    def _extend(self, event: Extended) -> None:
+        self.spec = check_extension(self, check_spec(event.spec, "extension"))
+        self.trial_flops = _trial_flops(self.spec)
+        self.memo.clear()  # was of the search as it was
+        self.closed, self.is_exploring, self.is_confirming = None, True, False
+        for trial in self.trials.values():
+            if trial.state is TrialState.PRUNED:  # waits for promotion again
+                trial.state = TrialState.PAUSED
 
     def _resume(self, event: Resumed) -> None:
         self.incarnations.append(event.incarnation)
@@ -215,6 +232,12 @@ class SearchState:
             if trial.state is TrialState.STOPPED:
                 trial.state = TrialState.RUNNING
                 self.running[trial.trial_id] = trial
+
+
+def _trial_flops(spec: Spec) -> dict[int, int]:
+    """Of one trial through all rungs, by proxy."""
+    proxies = [*range(len(spec.ladder)), *([PROOF] if spec.proof else [])]
+    return {proxy: trial_flops(spec, proxy) for proxy in proxies}
 
 
 def fold(events: Iterable[tuple[int, Event]], where: str) -> SearchState:
