@@ -268,7 +268,8 @@ ADDRESS_RULE = "write postgresql://USER@HOST:PORT/DATABASE"
 def _engine(url: URL) -> sql.Engine:
     options = {**POSTGRES_OPTIONS, "application_name": _whoami()}
     try:
-        return sql.create_engine(url.set(drivername="postgresql+psycopg"), connect_args=options)
+        # No pool: a connection that waits in one would keep a dead server's session, or a lock.
+        return sql.create_engine(url.set(drivername="postgresql+psycopg"), connect_args=options, poolclass=sql.NullPool)
     except ModuleNotFoundError as error:
         raise UserError("--ledger: PostgreSQL needs a driver; pip install 'hpsearch[postgres]'") from error
 
