@@ -14,8 +14,9 @@ from pathlib import Path
 import psutil
 
 from deploy.local import mlflow_server, postgres, processes, ray_nodes
-from deploy.local.part import NotReady, Part
+from deploy.local.part import Part
 from deploy.local.state import State, create, load
+from deploy.probe import NotReady
 from search_spaces.errors import UserError
 
 ROLES = ("postgres", "mlflow", "head", *ray_nodes.WORKERS)
@@ -71,6 +72,7 @@ def down(folder: Path, tell: Tell) -> None:
             if processes.find(f"{state.name}/{role}"):
                 end_part(state, role)
                 tell(f"{role:<10} ended")
+        shutil.rmtree(state.ray_temp, ignore_errors=True)
 
 
 def main_process(state: State, role: str) -> psutil.Process | None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from deploy.local.part import Part, basic, expect, get
+from deploy.local.part import Part
 from deploy.local.state import LOOPBACK, State, machine_environment, write_private
+from deploy.probe import probe_mlflow
 
-QUERY = "/api/2.0/mlflow/experiments/search?max_results=1"
 # Every request would otherwise pay some 270 ms to hash the password again.
 AUTH_CACHE_S = 60
 
@@ -36,7 +36,8 @@ def part(state: State) -> Part:
         "MLFLOW_FLASK_SERVER_SECRET_KEY": state.secret("mlflow-session-key"),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven processes, 1.5 GB, and nothing here uses them
     }
-    return Part("mlflow", command, environment, lambda _: _ready(state), 240)
+    password = state.secret("mlflow-admin")
+    return Part("mlflow", command, environment, lambda _: probe_mlflow(state.mlflow_url, "admin", password), 240)
 
 
 def _auth_settings(database: str) -> str:
@@ -48,13 +49,3 @@ def _auth_settings(database: str) -> str:
         "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
         f"auth_cache_ttl_seconds = {AUTH_CACHE_S}\n"
     )
-
-
-def _ready(state: State) -> None:
-    """A query with the password is answered; without it, with another, or under a foreign name it is not."""
-    url = state.mlflow_url + QUERY
-    login = basic("admin", state.secret("mlflow-admin"))
-    expect("a query with the password", get(url, login)[0], 200)
-    expect("a query without a password", get(url)[0], 401)
-    expect("a query with a wrong password", get(url, basic("admin", "wrong"))[0], 401)
-    expect("a query under a foreign Host header", get(url, login, host="example.org")[0], 403)

@@ -11,8 +11,9 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from deploy.local.part import NotReady, Part
+from deploy.local.part import Part
 from deploy.local.state import LOOPBACK, State, machine_environment
+from deploy.probe import NotReady
 from search_spaces.errors import UserError
 
 OWNERS = {"hpsearch": "hpsearch", "mlflow": "mlflow", "mlflow_auth": "mlflow"}  # database -> user

@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from deploy.local.part import NotReady, Part, expect, get
+from deploy.local.part import Part
 from deploy.local.state import LOOPBACK, State, machine_environment
+from deploy.probe import NotReady, live_nodes, probe_jobs
 
 WORKERS = ("worker-1", "worker-2")
 OBJECT_STORE_BYTES = 256 * 2**20  # measurements are small; text is read from a memory map
@@ -64,18 +65,13 @@ def _environment(state: State) -> dict[str, str]:
 
 def _ready(state: State, role: str, started: float) -> None:
     """The Jobs API answers to the token only, and this node is among the live ones."""
-    token = f"Bearer {state.secret('ray-token')}"
-    jobs = f"{state.jobs_url}/api/jobs/"
-    expect("the job list with the token", get(jobs, token)[0], 200)
-    expect("the job list without a token", get(jobs)[0], 401)
-    expect("the job list with a wrong token", get(jobs, "Bearer " + "0" * 64)[0], 403)
-    status, nodes = get(f"{state.jobs_url}/nodes?view=summary", token)
-    expect("the list of nodes", status, 200)
-    if not any(_is_node(node.get("raylet", {}), state, role, started) for node in nodes["data"]["summary"]):
+    token = state.secret("ray-token")
+    probe_jobs(state.jobs_url, token)
+    if not any(_is_node(node["raylet"], state, role, started) for node in live_nodes(state.jobs_url, token)):
         raise NotReady("its node has not joined")
 
 
 def _is_node(raylet: dict[str, Any], state: State, role: str, started: float) -> bool:
-    """Whether this is the node of a role as it was last started, not one that died before."""
+    """Whether this is the node of a role as it was last started, not one that was killed and is not yet missed."""
     mine = raylet.get("isHeadNode") if role == "head" else raylet.get("nodeManagerPort") == state.ports[role]
-    return bool(mine) and raylet.get("state") == "ALIVE" and float(raylet["startTimeMs"]) >= started * 1000
+    return bool(mine) and float(raylet["startTimeMs"]) >= started * 1000

@@ -17,9 +17,9 @@ import pytest
 
 from deploy.local import processes
 from deploy.local.deployment import ROLES, down, up
-from deploy.local.part import basic, get
 from deploy.local.postgres import connect
 from deploy.local.state import LOOPBACK, PORTS, create, free_ports, load
+from deploy.probe import NotReady, probe_jobs, probe_mlflow
 from search_spaces.errors import UserError
 from tests.local_deployment import LocalDeployment, local_deployment
 
@@ -59,10 +59,12 @@ def test_each_part_refuses_a_stranger(deployment: LocalDeployment) -> None:
         psycopg.OperationalError, match="permission denied"
     ):  # what searches know opens no other database
         connect(state, "hpsearch", state.secret("hpsearch"), "mlflow_auth")
-    query = f"{state.mlflow_url}/api/2.0/mlflow/experiments/search?max_results=1"
-    assert [get(query)[0], get(query, basic("admin", state.secret("mlflow")))[0]] == [401, 401]
-    jobs = f"{state.jobs_url}/api/jobs/"
-    assert [get(jobs)[0], get(jobs, "Bearer wrong")[0]] == [401, 403]
+    probe_mlflow(state.mlflow_url, "admin", state.secret("mlflow-admin"))  # which tries to get in without it too
+    with pytest.raises(NotReady, match="with the password: status 401"):
+        probe_mlflow(state.mlflow_url, "admin", state.secret("mlflow"))
+    probe_jobs(state.jobs_url, state.secret("ray-token"))
+    with pytest.raises(NotReady, match="with the token: status 403"):
+        probe_jobs(state.jobs_url, state.secret("mlflow"))
 
 
 @pytest.mark.slow
