@@ -9,11 +9,8 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
-MODULES = sorted(
-    path
-    for package in ("hpsearch", "search_spaces", "trials", "deploy")
-    for path in (REPOSITORY / package).rglob("*.py")
-)
+PACKAGES = ("hpsearch", "search_spaces", "trials", "deploy")
+MODULES = sorted(path for package in PACKAGES for path in (REPOSITORY / package).rglob("*.py"))
 FORBIDDEN_IMPORTS = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 FORBIDDEN_CALLS = {"eval", "exec", "os.system", "os.popen", "torch.load", "yaml.unsafe_load", "yaml.full_load"}
 

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import copy
 import re
-import shutil
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 import yaml
 
-from deploy.local import postgres, processes
-from deploy.local.state import RAY_ENV, create, read_env_file
+from deploy.local.state import RAY_ENV, read_env_file
 
 REPOSITORY = Path(__file__).parents[2]
 DEPLOY = REPOSITORY / "deploy"
@@ -186,60 +182,3 @@ def test_ray_environment_is_token_mode_everywhere() -> None:
     assert read_env_file(RAY_ENV)["RAY_AUTH_MODE"] == "token"
     for place in ("docker/compose.yaml", "kubernetes/setup", "slurm/hpsearch.sbatch", "cloud/node-environment"):
         assert "ray.env" in (DEPLOY / place).read_text(), place
-
-
-def test_secrets_are_made_once_and_closed(tmp_path: Path) -> None:
-    script = Path(shutil.copy(DEPLOY / "docker" / "make-secrets", tmp_path))
-    assert run(script).returncode == 0
-    made = {file.name: file.read_text() for file in (tmp_path / "secrets").iterdir()}
-    compose = yaml.safe_load((DEPLOY / "docker" / "compose.yaml").read_text())
-    assert set(made) == set(compose["secrets"]) and all(len(secret) == 64 for secret in made.values())
-    assert (tmp_path / "secrets").stat().st_mode & 0o077 == 0
-    assert run(script).returncode == 0
-    assert {file.name: file.read_text() for file in (tmp_path / "secrets").iterdir()} == made
-
-
-def test_entrypoint_turns_files_into_variables(tmp_path: Path) -> None:
-    (tmp_path / "password").write_text("s3cret\n")
-    command = [str(DEPLOY / "docker" / "entrypoint"), "sh", "-c", 'echo "$PGPASSWORD"']
-    environment = {"PATH": "/usr/bin:/bin", "PGPASSWORD_FILE": str(tmp_path / "password")}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout == "s3cret\n"
-
-
-def test_the_init_script_makes_databases_that_only_their_owners_open(tmp_path: Path) -> None:
-    state = create(tmp_path / "state", 1, {})
-    for user in ("hpsearch", "mlflow"):
-        shutil.copy(state.secret_file(user), tmp_path / f"{user}_password")
-    part = postgres.part(state)
-    processes.start(part.command, f"{state.name}/postgres", part.environment, state.log("postgres"))
-    try:
-        await_login(state)
-        variables = {
-            "PATH": f"{postgres.find_binaries()}:/usr/bin:/bin",
-            "SECRETS": str(tmp_path),
-            "PGHOST": "127.0.0.1",
-            "PGPORT": str(state.ports["postgres"]),
-            "PGPASSWORD": state.secret("postgres"),
-        }
-        script = [DEPLOY / "postgres-init.sh"]
-        done = subprocess.run(script, env=variables, capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 0, done.stderr
-        for database, user in postgres.OWNERS.items():
-            with postgres.connect(state, user, state.secret(user), database) as session:
-                session.execute("CREATE TABLE mine ()")
-        with pytest.raises(psycopg.OperationalError, match="permission denied"):
-            postgres.connect(state, "hpsearch", state.secret("hpsearch"), "mlflow_auth")
-    finally:
-        processes.end(state.name)
-        state.ray_temp.rmdir()
-
-
-def await_login(state: Any) -> None:
-    for _ in range(100):
-        try:
-            postgres.connect(state, "postgres", state.secret("postgres"), "postgres").close()
-            return
-        except psycopg.OperationalError:
-            time.sleep(0.1)
-    raise AssertionError(state.log("postgres").read_text())
