@@ -63,7 +63,7 @@ class LocalDeployment:
 
         A head knows none of the nodes of the one before it: with the head the workers are started again.
         """
-        end_part(self.state, role)
+        end_part(self.state, role, polite=False)
         up(self.state.folder, self.state.cpus_per_node, {}, _silent)
 
 

@@ -82,12 +82,16 @@ def main_process(state: State, role: str) -> psutil.Process | None:
     return next((process for process in marked if process.pid == told), None)
 
 
-def end_part(state: State, role: str) -> None:
-    """Ends a part with all its processes; before the head its workers, which can join no other head."""
+def end_part(state: State, role: str, polite: bool = True) -> None:
+    """Ends a part with all its processes; before the head its workers, which can join no other head.
+
+    Args:
+        polite: false for what a killed part has left: a Ray node whose head is gone would wait for it in vain.
+    """
     if role == "head":
         for worker in ray_nodes.WORKERS:
-            processes.end(f"{state.name}/{worker}")
-    processes.end(f"{state.name}/{role}", POLITE.get(role, signal.SIGTERM))
+            end_part(state, worker, polite)
+    processes.end(f"{state.name}/{role}", POLITE.get(role, signal.SIGTERM) if polite else None)
     processes.await_reaped(_told_pid(state, role))
     if role == "head":
         shutil.rmtree(state.ray_temp, ignore_errors=True)
@@ -97,7 +101,7 @@ def _bring_up(state: State, stage: tuple[str, ...], started: list[str], tell: Te
     parts = [_part(state, role) for role in stage]
     for part in parts:
         if main_process(state, part.role) is None:
-            end_part(state, part.role)  # what a killed part has left
+            end_part(state, part.role, polite=False)  # what a killed one has left
             state.ray_temp.mkdir(mode=0o700, exist_ok=True)
             started.append(part.role)
             pid = processes.start(part.command, f"{state.name}/{part.role}", part.environment, state.log(part.role))

@@ -60,18 +60,16 @@ def is_alive(process: psutil.Process) -> bool:
         return False
 
 
-def end(mark: str, polite: signal.Signals = signal.SIGTERM) -> None:
-    """Ends all processes of a mark: the first of them politely, then whatever is left.
+def end(mark: str, polite: signal.Signals | None = signal.SIGTERM) -> None:
+    """Ends all processes of a mark: the first of them politely, if it is to be, then whatever is left.
 
     Raises:
         RuntimeError: some live on, after SIGKILL.
     """
-    marked = find(mark)
-    if not marked:
-        return
-    _tell(marked[:1], lambda process: process.send_signal(polite))
-    _wait(marked[:1], PATIENCE_S)
-    _wait(marked, GRACE_S)
+    if polite is not None and (marked := find(mark)):
+        _tell(marked[:1], lambda process: process.send_signal(polite))
+        _wait(marked[:1], PATIENCE_S)
+        _wait(marked, GRACE_S)
     while rest := find(mark):  # what was started meanwhile too
         _tell(rest, lambda process: process.kill())
         if _wait(rest, PATIENCE_S):
