@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,11 +52,11 @@ class LocalDeployment:
 
     def kill(self, role: str, name: str = "") -> None:
         """SIGKILLs a part with all its processes, as a power cut would; with `name` only those that are called so."""
-        for process in self.processes(role, name):
-            try:
+        killed = self.processes(role, name)
+        for process in killed:
+            with suppress(psutil.NoSuchProcess):
                 process.kill()
-            except psutil.NoSuchProcess:
-                continue
+        psutil.wait_procs(killed, timeout=processes.PATIENCE_S)
 
     def restart(self, role: str) -> None:
         """Ends what is left of a part, starts it on the same port and data, and waits until it serves clients.
