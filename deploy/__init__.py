@@ -1,0 +1,1 @@
+"""Ways to run hpsearch on clusters and servers; see README.md."""
