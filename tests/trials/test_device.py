@@ -114,7 +114,7 @@ def test_file_that_is_there_answers_without_training(device: Device, admissions:
     """Nobody looks inside: not at the tensors, nor at whether its trunk could be gone on from."""
     assignment = replace(segment(tmp_path, "a", 20), resume_from=(str(tmp_path / "absent"),))
     saved = measurement(assignment, loss=1.25)
-    checkpoint.save(Path(assignment.save_to), Trunk(0, 0, LossTrace(), {}), saved)
+    checkpoint.save(assignment.save_to, Trunk(0, 0, LossTrace(), {}), saved)
     assert device.advance(assignment) == saved
     assert admissions == []
     assert device.time.training_s == 0.0
@@ -141,7 +141,7 @@ def test_broken_checkpoint_is_worked_around(device: Device, tmp_path: Path, brok
     measured = answer(ask(device, segments[broken]))
     assert measured.loss == answer(ask(device, whole)).loss
     assert ("broken.safetensors" in measured.message) is (broken == "resume_from")
-    assert checkpoint.read_measurement(Path(measured.checkpoint)) == measured
+    assert checkpoint.read_measurement(measured.checkpoint) == measured
 
 
 def test_divergence_answers_its_own_caller(device: Device, tmp_path: Path) -> None:
