@@ -45,6 +45,7 @@ class DeviceSetup:
     validation_tokens: int
     device: DeviceSection
     compile_cache: Path
+    patience_s: float  # with a store that cannot be reached
 
 
 class StackActor:
@@ -61,7 +62,8 @@ class StackActor:
         threads = int(context.get_assigned_resources().get("CPU", 1))
         engine = choose_engine(setup.device.precision, setup.device.compile, setup.slots, threads)
         memory_bytes = setup.device.memory_bytes or free_bytes(engine)
-        self._device = Device(setup.token_set, setup.slots, setup.validation_tokens, engine, memory_bytes)
+        sizes = setup.slots, setup.validation_tokens
+        self._device = Device(setup.token_set, *sizes, engine, memory_bytes, setup.patience_s)
         self._workers: dict[str, int] = {}
         self._arrived = threading.Condition()
 

@@ -28,7 +28,7 @@ TENSORS = ("weights", "mean", "square")  # AdamW's state, 12 bytes a parameter i
 
 
 class CheckpointError(Exception):
-    """A file that is not there, or not a whole checkpoint of this format and shape. One out of reach is none of these."""
+    """A file that is absent or not a whole checkpoint of this format and shape; one out of reach is neither."""
 
 
 @dataclass(frozen=True)
