@@ -159,7 +159,7 @@ def delete(locations: Iterable[str]) -> None:
         with _told(location):
             path.unlink(missing_ok=True)
     for urls in stores.values():
-        with _told(urls[0]), suppress(FileNotFoundError):
+        with suppress(FileNotFoundError), _told(urls[0]):
             remote = [_remote(url) for url in urls]
             remote[0][0].rm([key for _, key in remote])
 
