@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hpsearch.model_spec import DeviceSection
@@ -123,6 +123,9 @@ class StackClient:
         try:
             actor = ray.get_actor(self._names[self._number % len(self._names)])
             answer = ray.get(getattr(actor, method).remote(argument))
+        except RayTaskError:  # an answer, though it may be a ValueError as well
+            self._reached_s = time.monotonic()
+            raise
         except (RayActorError, ValueError) as error:  # ValueError: no actor of this name
             if time.monotonic() - self._reached_s > MOVE_AFTER_S:
                 self._number += 1

@@ -127,6 +127,7 @@ def confirm_search(folder: SearchFolder, seq: int, plan: ConfirmPlan, cache: Pat
         state = read_state(folder.ledger)
         if state.seq != seq:
             raise UserError(f"{folder.name}: another process has changed the search meanwhile; give the command again")
+        check_writable(folder.checkpoints)
         token_set = _same_text(state, cache, view)
         opened = ConfirmOpened(plan=plan, incarnation=secrets.token_hex(4), versions=_versions())
         ledger.append(opened, after_seq=seq)

@@ -240,8 +240,9 @@ class SearchState:
         self.memo.clear()  # was of the search as it was
         self.closed, self.is_exploring, self.is_confirming = None, True, False
         for trial in self.trials.values():
-            if trial.state is TrialState.PRUNED:  # waits for promotion again
-                trial.state = TrialState.PAUSED
+            # Waits for promotion again, unless its checkpoint had to go: it would be trained from the start.
+            if trial.state is TrialState.PRUNED and trial.checkpoints:
+                self._enter(trial, TrialState.PAUSED)
 
     def _resume(self, event: Resumed) -> None:
         self.incarnations.append(event.incarnation)
