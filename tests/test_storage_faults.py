@@ -104,7 +104,7 @@ def test_a_store_that_goes_away_stops_the_search_and_it_goes_on(tmp_path: Path, 
     try:
         code, said = ended(first)
         assert (
-            code == STOPPED and f"error: s3://{BUCKET}/team/tiny/checkpoints/t" in said and "could not connect" in said
+            code == STOPPED and f"halted: s3://{BUCKET}/team/tiny/checkpoints/t" in said and "could not connect" in said
         )
         assert "bring the store back" in said and "Traceback" not in said
         state = read_state(folder.ledger)
@@ -133,7 +133,7 @@ def test_a_full_disk_stops_the_search_and_it_goes_on(tmp_path: Path) -> None:
         folder = folder_of(tmp_path, str(disk))
         first = start(folder, "run", search_file(tmp_path, "{patience_s: 0}"))
         code, said = ended(first)
-        assert code == STOPPED and f"error: {disk}/tiny/checkpoints/t" in said and "no space left on device" in said
+        assert code == STOPPED and f"halted: {disk}/tiny/checkpoints/t" in said and "no space left on device" in said
         assert "free space there" in said and "Traceback" not in said
         assert not [file for file in files_under(folder.checkpoints) if not file.endswith(".safetensors")]
         subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
