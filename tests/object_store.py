@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import fsspec
 from moto.server import ThreadedMotoServer
 
 BUCKET = "searches"
@@ -44,9 +45,12 @@ def object_store(environ: Any) -> Iterator[ObjectStore]:
     before = {name: environ.get(name) for name in store.environment}
     environ.update(store.environment)
     try:
-        import fsspec
-
-        fsspec.filesystem("s3", use_listings_cache=False).mkdir(BUCKET)
+        client = fsspec.get_filesystem_class("s3")
+        client.clear_instance_cache()  # one of an earlier store would go on looking for it
+        files = client(use_listings_cache=False)
+        if files.exists(BUCKET):  # moto remembers what earlier stores of this process had
+            files.rm(BUCKET, recursive=True)
+        files.mkdir(BUCKET)
         yield store
     finally:
         for name, value in before.items():
