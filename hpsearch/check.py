@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hpsearch.decisions import Decision, Idle, judge, next_decision
-from hpsearch.events import Asked, Closed, ConfirmOpened, Ended, Event, Judged, Predicted, Promoted, TrialState
+from hpsearch.events import Asked, Closed, ConfirmOpened, Ended, Event, Freed, Judged, Predicted, Promoted, TrialState
 from hpsearch.ledger import Entry
+from hpsearch.retention import freed
 from hpsearch.state import SearchState, opening_state
 from hpsearch.transfer.confirm import replanned
 from search_spaces.errors import UserError
@@ -34,7 +35,7 @@ class Checked:
 
 
 def check_ledger(entries: list[Entry]) -> Checked:
-    """Recomputes each ask, verdict, promotion, prediction, confirm and end; stops at an event that is impossible.
+    """Recomputes each ask, verdict, promotion, prediction, freeing, confirm and end; stops at an impossible event.
 
     Raises:
         UserError: the ledger is empty, or does not begin with the opening of a search.
@@ -66,6 +67,8 @@ def _recompute(state: SearchState, event: Event) -> Iterator[Event | Decision]:
             yield event.model_copy(update={"plan": replanned(state, event.plan)})
         case Judged():
             yield judge(state, event.trial_id)
+        case Freed():
+            yield freed(state)
         case Ended():
             yield event.model_copy(update={"state": ENDS[state.trials[event.trial_id].state]})
         case Closed(complete=True):

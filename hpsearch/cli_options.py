@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -69,6 +70,8 @@ def home_option(command: Command) -> Command:
     )
     @functools.wraps(command)
     def with_home(home_path: Path, ledger: str, mlflow: str, storage: str, **given: Any) -> Any:
+        if storage and "://" not in storage:
+            storage = os.path.abspath(storage)  # workers have another working folder
         return command(home=Home(home_path.absolute(), ledger, mlflow, storage), **given)
 
     return cast(Command, with_home)

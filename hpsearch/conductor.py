@@ -5,6 +5,7 @@ No Ray here. Ray Tune's scheduler and searcher ask it what to do (`hpsearch.sche
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import isfinite
 
 from hpsearch.decisions import Decision, Idle, judge, next_decision
@@ -23,17 +24,22 @@ from hpsearch.events import (
 from hpsearch.folder import SearchFolder
 from hpsearch.halted import SearchHalted
 from hpsearch.ledger import Ledger
+from hpsearch.retention import freed
 from hpsearch.state import SearchState, Trial
+from trials.storage import delete
 from trials.trial import Assignment, Measurement, Outcome
+
+Remove = Callable[[list[str]], None]
 
 
 class Conductor:
     """The one writer of a search: state and ledger move together, a decision at a time."""
 
-    def __init__(self, ledger: Ledger, state: SearchState, folder: SearchFolder) -> None:
+    def __init__(self, ledger: Ledger, state: SearchState, folder: SearchFolder, remove: Remove = delete) -> None:
         self.ledger = ledger
         self.state = state
         self.folder = folder
+        self.remove = remove  # of files that are freed, once that is written; does not block for long
         self.stopping = False  # set by a signal: what runs is cut, what waits stays resumable
         self.halted: SearchHalted | None = None  # what nothing of the search can mend, and ends it before its time
         self._decided: tuple[int, Decision] = (-1, Idle.WAIT)
@@ -84,7 +90,9 @@ class Conductor:
                 ended.append(Ended(trial_id=trial.trial_id, state=TrialState.STOPPED))
             elif trial.state is TrialState.PAUSED and complete:
                 ended.append(Ended(trial_id=trial.trial_id, state=TrialState.PRUNED))
-        self._commit(*ended, Closed(complete=complete, device_seconds=device_seconds))
+        seq = self.state.seq
+        self._apply(*ended)
+        self._write(seq, ended, [Closed(complete=complete, device_seconds=device_seconds)])
 
     def _measured(self, measurement: Measurement, before: list[Event]) -> Judged:
         trial = self.state.running[measurement.trial_id]
@@ -94,9 +102,18 @@ class Conductor:
         seq = self.state.seq
         self._apply(*before, measured)  # ahead of the ledger, as the verdict follows from the measurement
         judged = judge(self.state, trial.trial_id)
-        self._append(seq, *before, measured, judged)
         self._apply(judged)
+        self._write(seq, [*before, measured, judged], [])
         return judged
+
+    def _write(self, seq: int, applied: list[Event], after: list[Event]) -> None:
+        """One transaction: what the state holds already since `seq`, the files that this frees, what is to follow."""
+        free = freed(self.state)
+        rest: list[Event] = [free, *after] if free.files else after
+        self._append(seq, *applied, *rest)
+        self._apply(*rest)
+        if free.files:
+            self.remove([file for files in free.files.values() for file in files])
 
     def _commit(self, *events: Event) -> None:
         self._append(self.state.seq, *events)

@@ -119,6 +119,14 @@ class Judged(Event):
     reasons: dict[str, float]
 
 
+class Freed(Event):
+    """Checkpoints that the search keeps no longer: they are removed once this is written."""
+
+    kind: Literal["freed"] = "freed"
+    files: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]]  # by trial id
+    reasons: dict[str, float]
+
+
 class Promoted(Event):
     """A paused trial goes on to its next rung."""
 
@@ -195,6 +203,7 @@ AnyEvent = Annotated[
     | Measured
     | Adopted
     | Judged
+    | Freed
     | Promoted
     | Predicted
     | ConfirmOpened

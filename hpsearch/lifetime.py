@@ -10,6 +10,7 @@ from hpsearch.ledger import Ledger
 from hpsearch.spec import Spec
 from hpsearch.trials_table import read_state
 from search_spaces.errors import UserError
+from trials.storage import delete, files_under
 
 
 def extend_search(folder: SearchFolder, seq: int, spec: Spec, reason: str) -> None:
@@ -38,7 +39,7 @@ def contents(folder: SearchFolder) -> str:
     measured = sum(len(trial.measurements) for trial in state.trials.values())
     return (
         f"{folder.name}: {len(state.trials)} trials, {measured} measurements, {state.spent_flops:.3g} FLOPs spent; "
-        f"checkpoints in {folder.checkpoints}, ledger in {folder.ledger}"
+        f"{state.shelf.kept_bytes / 1e6:,.1f} MB of checkpoints in {folder.checkpoints}, ledger in {folder.ledger}"
     )
 
 
@@ -46,11 +47,12 @@ def delete_search(folder: SearchFolder) -> None:
     """Deletes the checkpoints, then the files, and last the ledger: a delete that was cut short is given again.
 
     Raises:
-        UserError: a driver runs.
+        UserError: a driver runs, or the checkpoints cannot be deleted.
     """
     ledger = Ledger(folder.ledger)
     with ledger.writing():
-        shutil.rmtree(folder.checkpoints, ignore_errors=True)
+        delete(files_under(folder.checkpoints))
+        shutil.rmtree(folder.checkpoints, ignore_errors=True)  # the empty folders, where it is one
         for file in folder.path.glob("*"):
             if not file.name.startswith("ledger."):
                 shutil.rmtree(file) if file.is_dir() else file.unlink()

@@ -9,6 +9,7 @@ from hpsearch.domains import DEFAULTS
 from hpsearch.spec import Size, Spec
 from search_spaces.errors import UserError
 from trials.architecture import Architecture
+from trials.checkpoint import size_bytes
 from trials.trial import DecayConvention, TrialConfig
 
 PROOF = -1  # the index of the proof among the proxies: it belongs to no rung population
@@ -167,6 +168,13 @@ def expected_flops(spec: Spec, proxy: int) -> float:
     return explored + spec.repeats * sum(costs)
 
 
+def needed_checkpoint_bytes(spec: Spec) -> int:
+    """Bytes of checkpoints that may be needed at once, at most: a file of every trial, as each may wait to go on."""
+    proof = spec.proof.trials * _file_bytes(spec, PROOF) if spec.proof else 0
+    ladder = ((shape.trials + spec.repeats) * _file_bytes(spec, proxy) for proxy, shape in enumerate(spec.ladder))
+    return proof + sum(ladder)
+
+
 def check_budget(spec: Spec, where: str) -> None:
     """A search must be able to keep its promises and still explore every proxy once.
 
@@ -183,6 +191,10 @@ def check_budget(spec: Spec, where: str) -> None:
             f"and the proof ({proof:.3g}), got {spec.budget_flops:.3g}; raise it to at least {least:.3g}, "
             "or lower rung_ratios, repeats or the proof"
         )
+
+
+def _file_bytes(spec: Spec, proxy: int) -> int:
+    return size_bytes(architecture(spec, proxy).params_total)
 
 
 def _dearest(spec: Spec, proxy: int) -> TrialConfig:

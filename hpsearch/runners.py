@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hpsearch.model_spec import DeviceSection
@@ -45,6 +45,7 @@ class DeviceSetup:
     validation_tokens: int
     device: DeviceSection
     compile_cache: Path
+    patience_s: float  # with a store that cannot be reached
 
 
 class StackActor:
@@ -61,7 +62,8 @@ class StackActor:
         threads = int(context.get_assigned_resources().get("CPU", 1))
         engine = choose_engine(setup.device.precision, setup.device.compile, setup.slots, threads)
         memory_bytes = setup.device.memory_bytes or free_bytes(engine)
-        self._device = Device(setup.token_set, setup.slots, setup.validation_tokens, engine, memory_bytes)
+        sizes = setup.slots, setup.validation_tokens
+        self._device = Device(setup.token_set, *sizes, engine, memory_bytes, setup.patience_s)
         self._workers: dict[str, int] = {}
         self._arrived = threading.Condition()
 
@@ -121,6 +123,9 @@ class StackClient:
         try:
             actor = ray.get_actor(self._names[self._number % len(self._names)])
             answer = ray.get(getattr(actor, method).remote(argument))
+        except RayTaskError:  # an answer, though it may be a ValueError as well
+            self._reached_s = time.monotonic()
+            raise
         except (RayActorError, ValueError) as error:  # ValueError: no actor of this name
             if time.monotonic() - self._reached_s > MOVE_AFTER_S:
                 self._number += 1

@@ -131,6 +131,9 @@ class PromotionScheduler(TrialScheduler):
         self._live[trial.config["trial_id"]] = trial
 
     def on_trial_result(self, tune_controller: Controller, trial: TuneTrial, result: dict[str, Any]) -> str:
+        if "halt" in result:
+            self._desk.conductor.halt(result["halt"])
+            return str(TrialScheduler.STOP)
         return self._judge(tune_controller, trial, Measurement.from_dict(json.loads(result["measurement"])))
 
     def on_trial_error(self, tune_controller: Controller, trial: TuneTrial) -> None:

@@ -17,6 +17,7 @@ import ray
 from ray import tune
 
 from hpsearch import record
+from hpsearch.checkpoint_files import adopt_orphans, check_present, remove_garbage, removing
 from hpsearch.conductor import Conductor
 from hpsearch.decisions import Idle
 from hpsearch.events import ConfirmOpened, ConfirmPlan, Opened, Resumed
@@ -31,8 +32,8 @@ from hpsearch.trainable import Trial
 from hpsearch.trials_table import read_state
 from hpsearch.view import View
 from search_spaces.errors import UserError
-from trials.checkpoint import CheckpointError, read_measurement
 from trials.corpus import CorpusSource
+from trials.storage import check_writable
 from trials.tokens import TokenSet, prepare
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,8 @@ def start_search(spec: Spec, folder: SearchFolder, cache: Path, view: View) -> S
     """Runs a new search.
 
     Raises:
-        UserError: the search exists, its text cannot be read, or its budget is too small.
+        UserError: the search exists, its text cannot be read, its budget is too small, or its checkpoints cannot be
+            written.
     """
     check_budget(spec, spec.name)
     ledger = Ledger(folder.ledger)
@@ -70,6 +72,7 @@ def start_search(spec: Spec, folder: SearchFolder, cache: Path, view: View) -> S
         )
     if folder.is_imported:
         raise UserError(f"{folder.path}: an imported search of this name exists; choose another --name")
+    check_writable(folder.checkpoints)
     token_set = _prepare(spec, cache, view)
     folder.path.mkdir(parents=True, exist_ok=True)
     opened = Opened(
@@ -88,17 +91,20 @@ def resume_search(folder: SearchFolder, cache: Path, view: View) -> SearchState:
     """Takes a search up where its ledger and its checkpoints say it is.
 
     Raises:
-        UserError: it runs already, or its text is no longer the same.
+        UserError: it runs already, its text is no longer the same, or its checkpoints are gone or out of reach.
     """
     ledger = Ledger(folder.ledger)
     with ledger.writing():
         state = read_state(folder.ledger)
         if state.closed is not None and state.closed.complete:
             return state
+        check_writable(folder.checkpoints)
+        check_present(state)
         token_set = _same_text(state, cache, view)
         ledger.append(Resumed(incarnation=secrets.token_hex(4), versions=_versions()), after_seq=state.seq)
         conductor = Conductor(ledger, read_state(folder.ledger), folder)
-        _adopt_orphans(conductor)
+        adopt_orphans(conductor)
+        remove_garbage(conductor)
         view.update(conductor.state)
         return _conduct(conductor, token_set, cache, view)
 
@@ -121,24 +127,11 @@ def confirm_search(folder: SearchFolder, seq: int, plan: ConfirmPlan, cache: Pat
         state = read_state(folder.ledger)
         if state.seq != seq:
             raise UserError(f"{folder.name}: another process has changed the search meanwhile; give the command again")
+        check_writable(folder.checkpoints)
         token_set = _same_text(state, cache, view)
         opened = ConfirmOpened(plan=plan, incarnation=secrets.token_hex(4), versions=_versions())
         ledger.append(opened, after_seq=seq)
         return _conduct(Conductor(ledger, read_state(folder.ledger), folder), token_set, cache, view)
-
-
-def _adopt_orphans(conductor: Conductor) -> None:
-    """Measurements on disk that a kill kept from the ledger: taken in instead of trained again."""
-    writers = conductor.state.incarnations
-    for trial in list(conductor.state.running.values()):
-        rung_tokens = trial.asked.rungs[trial.rung]
-        paths = [conductor.folder.checkpoint(trial.trial_id, rung_tokens, writer) for writer in reversed(writers)]
-        for path in [Path(path) for path in paths if Path(path).exists()]:
-            try:
-                conductor.adopt(read_measurement(path))
-                break
-            except CheckpointError as error:
-                log.warning("%s; an older file is looked for, else the segment is trained again", error)
 
 
 def _prepare(spec: Spec, cache: Path, view: View) -> TokenSet:
@@ -169,7 +162,13 @@ def _conduct(conductor: Conductor, token_set: TokenSet, cache: Path, view: View)
     folder = conductor.folder
     # No thread of ours may outlive Ray: where it collects garbage while Ray shuts down, a reference of Ray's among it,
     # Ray ends the process.
-    with _logging_to(folder.log), _stop_on_signal(conductor), embedded_ray(view), record.recording(folder):
+    with (
+        _logging_to(folder.log),
+        _stop_on_signal(conductor),
+        embedded_ray(view),
+        record.recording(folder),
+        removing() as conductor.remove,
+    ):
         # Nothing may be left where the driver died between the last measurement and its farewell.
         left = conductor.state.running or conductor.decide() is not Idle.FINISHED
         try:
@@ -193,7 +192,14 @@ def _tune(conductor: Conductor, token_set: TokenSet, cache: Path, view: View) ->
         # The start gate waits for all workers, and Ray Tune makes none beyond the trials.
         num_workers = min(num_workers, conductor.state.confirm_trials_left)
     runner = f"{spec.name}-{conductor.state.incarnations[-1]}"
-    setup = DeviceSetup(token_set, spec.slots, spec.text.validation_tokens, spec.device, cache / "compiled")
+    setup = DeviceSetup(
+        token_set,
+        spec.slots,
+        spec.text.validation_tokens,
+        spec.device,
+        cache / "compiled",
+        spec.checkpoints.patience_s,
+    )
     actors = start_stack_actors(runner, setup, devices, num_workers)
     desk = Desk(conductor, actors.names, num_workers, actors.release, lambda: view.update(conductor.state))
     try:

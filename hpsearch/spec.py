@@ -35,6 +35,7 @@ from search_spaces.errors import UserError, one_line
 from search_spaces.parameter import Parameter
 from trials.architecture import Architecture, Kind
 from trials.parametrization import OptimizerKind
+from trials.storage import PATIENCE_S
 from trials.trial import DecayConvention
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
@@ -118,6 +119,13 @@ class Freezing(Checked):
     after_share: Annotated[float, Field(ge=0, lt=1)] = 0.5  # of the explored trials, from which it may happen
 
 
+class Checkpoints(Checked):
+    """What is kept of trials' states: 12 bytes a parameter and file."""
+
+    budget_bytes: PositiveFloat = 1e10  # what a trial needs to go on is kept even above it
+    patience_s: Annotated[float, Field(ge=0, le=86400)] = PATIENCE_S  # with a store that cannot be reached
+
+
 PYTHON_TEXT = "python"  # the source of the installed Python packages
 
 
@@ -153,6 +161,7 @@ class Spec(Checked):
     freezing: Freezing | None = None
     slots: Annotated[int, Field(ge=1, le=512)] = 4
     device: DeviceSection = DeviceSection()
+    checkpoints: Checkpoints = Checkpoints()
     budget_flops: PositiveFloat
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     repeats: Annotated[int, Field(ge=0, le=100)] = 2  # of each proxy's incumbent: the noise of a search

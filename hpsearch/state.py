@@ -17,6 +17,7 @@ from hpsearch.events import (
     Ended,
     Event,
     Extended,
+    Freed,
     Judged,
     Measured,
     Opened,
@@ -28,6 +29,7 @@ from hpsearch.events import (
 )
 from hpsearch.extension import check_extension
 from hpsearch.plan import PROOF, architecture, confirm_proxy, segment_flops, trial_flops
+from hpsearch.shelf import Shelf
 from hpsearch.spec import Spec, check_spec
 from search_spaces.errors import UserError
 from trials.trial import Measurement, Outcome, TrialConfig
@@ -42,6 +44,7 @@ class Trial:
     state: TrialState = TrialState.RUNNING
     rung: int = 0  # the rung it runs to, or was last measured at
     measurements: list[Measurement] = field(default_factory=list)
+    freed: set[str] = field(default_factory=set)  # files that are kept no longer
 
     @property
     def trial_id(self) -> str:
@@ -73,8 +76,9 @@ class Trial:
 
     @property
     def checkpoints(self) -> tuple[str, ...]:
-        """Files of the trunk, newest first; none before the first measurement."""
-        return tuple(measured.checkpoint for measured in reversed(self.measurements) if measured.checkpoint)
+        """Files of the trunk that are kept, newest first; none before the first measurement."""
+        files = (measured.checkpoint for measured in reversed(self.measurements))
+        return tuple(file for file in files if file and file not in self.freed)
 
     @property
     def loss(self) -> float:
@@ -116,6 +120,7 @@ class SearchState:
         self.confirms: list[ConfirmPlan] = []
         self.is_confirming = False  # the last confirm is under way, or done and nothing came after it
         self.is_exploring = True  # until the prediction is made, and again where the search was extended
+        self.shelf = Shelf()
         self.closed: Closed | None = None
         self.spent_flops = 0
         proxies = [*range(len(spec.ladder)), *([PROOF] if spec.proof else [])]
@@ -176,7 +181,9 @@ class SearchState:
             case Measured():
                 self._measure(event)
             case Judged():
-                self.trials[event.trial_id].state = event.verdict
+                self._enter(self.trials[event.trial_id], event.verdict)
+            case Freed():
+                self._free(event)
             case Promoted():
                 trial = self.running[event.trial_id] = self.trials[event.trial_id]
                 trial.state, trial.rung = TrialState.RUNNING, event.rung
@@ -190,7 +197,7 @@ class SearchState:
             case Extended():
                 self._extend(event)
             case Ended():
-                self.trials[event.trial_id].state = event.state
+                self._enter(self.trials[event.trial_id], event.state)
                 self.running.pop(event.trial_id, None)
             case Closed():
                 self.closed = event
@@ -198,6 +205,17 @@ class SearchState:
                 pass
             case _:
                 raise AssertionError(f"unknown event {event}")
+
+    def _enter(self, trial: Trial, state: TrialState) -> None:
+        trial.state = state
+        self.shelf.place(trial)
+
+    def _free(self, event: Freed) -> None:
+        for trial_id, files in event.files.items():
+            trial = self.trials[trial_id]
+            assert set(files) <= set(trial.checkpoints), f"{trial_id}: frees what is not kept"
+            trial.freed.update(files)
+            self.shelf.remove(trial, files)
 
     def _measure(self, event: Measured) -> None:
         trial = self.running.pop(event.trial_id)
@@ -222,8 +240,9 @@ class SearchState:
         self.memo.clear()  # was of the search as it was
         self.closed, self.is_exploring, self.is_confirming = None, True, False
         for trial in self.trials.values():
-            if trial.state is TrialState.PRUNED:  # waits for promotion again
-                trial.state = TrialState.PAUSED
+            # Waits for promotion again, unless its checkpoint had to go: it would be trained from the start.
+            if trial.state is TrialState.PRUNED and trial.checkpoints:
+                self._enter(trial, TrialState.PAUSED)
 
     def _resume(self, event: Resumed) -> None:
         self.incarnations.append(event.incarnation)

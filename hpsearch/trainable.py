@@ -13,6 +13,7 @@ import ray
 from ray import tune
 from ray.exceptions import RayActorError
 
+from trials.storage import StorageError
 from trials.trial import Assignment, Measurement, Outcome
 
 RETRY_S = 1.0  # between attempts to reach a runner that restarts
@@ -25,7 +26,12 @@ class Runner(Protocol):
     """
 
     def advance(self, assignment: Assignment) -> Measurement:
-        """Trains to the assignment's rung and measures there. Blocks."""
+        """Trains to the assignment's rung and measures there. Blocks.
+
+        Raises:
+            StorageError: its checkpoints cannot be read or written, so nothing more can be measured.
+            RayActorError: the runner is restarting.
+        """
         ...
 
     def release(self, trial_id: str) -> None:
@@ -47,8 +53,11 @@ class Trial(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        # As text: Ray Tune flattens nested results.
-        return {"measurement": json.dumps(advance(self._runner, self._assignment).to_dict())}
+        try:
+            # As text: Ray Tune flattens nested results.
+            return {"measurement": json.dumps(advance(self._runner, self._assignment).to_dict())}
+        except StorageError as fault:  # of the search, not of this trial
+            return {"halt": str(fault)}
 
 
 def advance(runner: Runner, assignment: Assignment) -> Measurement:
@@ -59,5 +68,7 @@ def advance(runner: Runner, assignment: Assignment) -> Measurement:
         except RayActorError:
             time.sleep(RETRY_S)  # the runner restarts by itself and finds the trial's checkpoint
         except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, StorageError):
+                raise error.cause from None
             cause = f"{type(error.cause).__name__}: {error.cause}"
             return Measurement.fault(assignment, Outcome.FAIL, cause)

@@ -16,7 +16,16 @@ from rich.text import Text
 from hpsearch.events import Role, TrialState
 from hpsearch.folder import SearchFolder
 from hpsearch.ledger import Ledger
-from hpsearch.plan import PROOF, architecture, confirm_proxy, rung_tokens, smallest_batch, trial_config, trial_flops
+from hpsearch.plan import (
+    PROOF,
+    architecture,
+    confirm_proxy,
+    needed_checkpoint_bytes,
+    rung_tokens,
+    smallest_batch,
+    trial_config,
+    trial_flops,
+)
 from hpsearch.spec import Spec
 from hpsearch.state import SearchState, Trial
 from hpsearch.transfer.pruning import PruningReport
@@ -108,7 +117,7 @@ def progress(state: SearchState, eta_s: float) -> RenderableType:
 def plan_table(spec: Spec) -> Table:
     """What a search would do, before anything is spent."""
     title = f"{spec.name}: {spec.budget_flops:.3g} FLOPs at most, {spec.slots} slots"
-    table = Table(title=title, caption=_training_line(spec), caption_justify="left")
+    table = Table(title=title, caption=f"{_training_line(spec)}\n{_checkpoint_line(spec)}", caption_justify="left")
     for heading in ("proxy", "N (non-embedding)", "trials", "rungs (tokens)", "FLOPs a full trial"):
         table.add_column(heading, justify="right" if heading != "proxy" else "left")
     batch = smallest_batch(spec)
@@ -137,6 +146,13 @@ def _training_line(spec: Spec) -> str:
         f"{spec.device.precision} precision" + (", compiled" if spec.device.compile else ""),
     ]
     return "; ".join(parts)
+
+
+def _checkpoint_line(spec: Spec) -> str:
+    """How much is kept of the trials' states, and that what they need is kept above the budget."""
+    needed, budget = needed_checkpoint_bytes(spec) / 1e6, spec.checkpoints.budget_bytes / 1e6
+    line = f"checkpoints: at most {needed:,.3g} MB that trials need to go on, budget {budget:,.6g} MB"
+    return line if needed <= budget else f"{line}: what they need is kept above it"
 
 
 def recommendation_table(recommendation: Recommendation) -> RenderableType:
@@ -232,6 +248,7 @@ def search_summary(state: SearchState, folder: SearchFolder) -> dict[str, Any]:
         "counts": trial_counts(state),
         "spent_flops": state.spent_flops,
         "budget_flops": state.budget_flops,
+        "checkpoint_bytes": state.shelf.kept_bytes,
         "folder": str(folder.path),
     }
 
@@ -275,7 +292,8 @@ def _name(proxy: int, width: int, depth: int) -> str:
 def _line(state: SearchState, eta_s: float) -> Text:
     share = state.spent_flops / state.budget_flops
     eta = f", at most {eta_s:.0f} s left" if eta_s > 0 and state.closed is None else ""
-    return Text(f"{share:4.0%} of {state.budget_flops:.3g} FLOPs spent, {trial_counts(state)}{eta}")
+    kept = f"{state.shelf.kept_bytes / 1e6:,.3g} MB of checkpoints"
+    return Text(f"{share:4.0%} of {state.budget_flops:.3g} FLOPs spent, {trial_counts(state)}, {kept}{eta}")
 
 
 def pruning_line(pruning: PruningReport) -> str:

@@ -1,4 +1,4 @@
-"""A trial's trunk on disk, with the measurement of its rung inside: written beside and renamed.
+"""A trial's trunk in a file, with the measurement of its rung inside: written whole or not at all.
 
 The file is the trial's truth: a kill between file and ledger leaves the file ahead, and the measurement in
 its header is then reported first. Tensors are safetensors, so nothing is executed on reading. No torch here, as
@@ -8,26 +8,27 @@ the driver of a search reads headers.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
+from trials import storage
 from trials.stability import LossTrace
 from trials.trial import Measurement
 
 FORMAT = 2
+LENGTH_BYTES = 8  # of the header, little-endian, at the start of a safetensors file
+FIRST_BYTES = 16384  # more than our headers have, so that one request reads them
 TENSORS = ("weights", "mean", "square")  # AdamW's state, 12 bytes a parameter in all
 
 
 class CheckpointError(Exception):
-    """A file that is not a whole checkpoint of this format and shape."""
+    """A file that is absent or not a whole checkpoint of this format and shape; one out of reach is neither."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,17 @@ class Trunk:
     tensors: Mapping[str, np.ndarray]
 
 
-def save(path: Path, trunk: Trunk, measurement: Measurement) -> None:
-    """Writes the file whole or not at all."""
+def size_bytes(num_parameters: int) -> int:
+    """Bytes of the tensors of a trial with so many parameters; the header is some 3 kB more."""
+    return 4 * len(TENSORS) * num_parameters
+
+
+def save(location: str, trunk: Trunk, measurement: Measurement) -> None:
+    """Writes the file whole or not at all.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
     header = {
         "format": str(FORMAT),
         "tokens": str(trunk.tokens),
@@ -49,49 +59,74 @@ def save(path: Path, trunk: Trunk, measurement: Measurement) -> None:
         "trace": json.dumps(trunk.trace.to_dict()),
         "measurement": json.dumps(measurement.to_dict()),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(f".{os.getpid()}.partial")
-    safetensors.numpy.save_file(dict(trunk.tensors), beside, metadata=header)
-    with open(beside, "rb") as written:
-        os.fsync(written.fileno())
-    os.replace(beside, path)
+    storage.write(location, safetensors.numpy.save(dict(trunk.tensors), metadata=header))
 
 
-def read_measurement(path: Path) -> Measurement:
-    """The measurement in the header; the tensors stay on disk.
+def read_measurement(location: str) -> Measurement:
+    """The measurement in the header; the tensors stay where they are.
 
     Raises:
-        CheckpointError: the file is truncated, of another format or not a checkpoint.
+        CheckpointError: the file is absent, truncated, of another format or not a checkpoint.
+        StorageError: whether there is one cannot be told.
     """
-    with _opened(path) as file:
-        return Measurement.from_dict(json.loads(file.metadata()["measurement"]))
+    with _readable(location):
+        return Measurement.from_dict(json.loads(_header(location)["measurement"]))
 
 
-def load(path: Path, num_parameters: int) -> Trunk:
+def load(location: str, num_parameters: int) -> Trunk:
     """The trunk of a trial with so many parameters.
 
     Raises:
         CheckpointError: as in `read_measurement`, or the tensors are of another kind.
+        StorageError: it cannot be read.
     """
-    with _opened(path) as file:
-        header = file.metadata()
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+    with _readable(location):
+        header = _header(location)
+        tensors = safetensors.numpy.load(storage.read(location))
         trace = LossTrace.from_dict(json.loads(header["trace"]))
         trunk = Trunk(int(header["tokens"]), int(header["steps"]), trace, tensors)
     kinds = {name: (str(tensor.dtype), tensor.shape) for name, tensor in tensors.items()}
     if kinds != {name: ("float32", (num_parameters,)) for name in TENSORS}:
-        raise CheckpointError(f"{path}: holds {kinds}, a trial of {num_parameters} parameters was expected")
+        raise CheckpointError(f"{location}: holds {kinds}, a trial of {num_parameters} parameters was expected")
     return trunk
 
 
+def _header(location: str) -> dict[str, Any]:
+    """What we have written beside the tensors, of a file that is as long as it says."""
+    file_bytes = storage.size(location)
+    if file_bytes is None:
+        raise CheckpointError(f"{location}: no such file")
+    first = storage.read(location, 0, min(file_bytes, FIRST_BYTES)) if file_bytes else b""
+    end = LENGTH_BYTES + int.from_bytes(first[:LENGTH_BYTES], "little")
+    if not LENGTH_BYTES < end <= file_bytes:
+        raise CheckpointError(f"{location}: not a whole checkpoint (a header of {end} bytes in {file_bytes})")
+    if end > len(first):
+        first += storage.read(location, len(first), end)
+    table = json.loads(first[LENGTH_BYTES:end])
+    header: dict[str, Any] = table.pop("__metadata__", None) or {}
+    found = header.get("format")
+    if found != str(FORMAT):
+        raise CheckpointError(f"{location}: checkpoint format {found}, this version reads {FORMAT}")
+    promised = end + max((tensor["data_offsets"][1] for tensor in table.values()), default=0)
+    if promised != file_bytes:
+        raise CheckpointError(f"{location}: not a whole checkpoint ({file_bytes} bytes of {promised})")
+    return header
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """The file, if it is of this format; whatever a damaged one makes its readers raise is a CheckpointError."""
+def _readable(location: str) -> Iterator[None]:
+    """Whatever a damaged file makes its readers raise is a CheckpointError."""
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            found = (file.metadata() or {}).get("format")
-            if found != str(FORMAT):
-                raise CheckpointError(f"{path}: checkpoint format {found}, this version reads {FORMAT}")
-            yield file
-    except (OSError, safetensors.SafetensorError, LookupError, TypeError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not a whole checkpoint ({error!r})") from error
+        yield
+    except storage.StorageError:  # a ValueError too, but not one of the file's
+        raise
+    except (
+        FileNotFoundError,
+        safetensors.SafetensorError,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RecursionError,
+    ) as error:
+        raise CheckpointError(f"{location}: not a whole checkpoint ({error!r})") from error

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import torch
 
@@ -22,6 +21,7 @@ from trials.lanes import Lanes
 from trials.memory import fits, is_out_of_memory, predicted_bytes
 from trials.program import Program, Shape, shape_of
 from trials.stack import Parked, Stack
+from trials.storage import PATIENCE_S, StorageError, patiently, size
 from trials.tokens import TokenSet, load_split
 from trials.trial import Assignment, Measurement, Outcome
 from trials.validation import HeldOut
@@ -67,7 +67,13 @@ class Device:
     """Owns the device: its lanes train, one thread deals out the work, any number wait for their measurements."""
 
     def __init__(
-        self, token_set: TokenSet, slots: int, validation_tokens: int, engine: Engine, memory_bytes: float
+        self,
+        token_set: TokenSet,
+        slots: int,
+        validation_tokens: int,
+        engine: Engine,
+        memory_bytes: float,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         self.slots = slots  # trials in stacks at most; halved where the device runs out of memory
         self._token_set = token_set
@@ -75,6 +81,7 @@ class Device:
         self._engine = engine
         self._lanes = Lanes(engine.lanes, engine.threads)
         self._memory_bytes = memory_bytes
+        self._patience_s = patience_s  # with a store that cannot be reached
         self._train_tokens = load_split(token_set, "train")
         self._held_out: dict[int, HeldOut] = {}  # by context length
         self._programs: dict[Shape, Program] = {}  # kept, as they may be compiled
@@ -83,7 +90,7 @@ class Device:
         self._parked: deque[Parked] = deque()  # out of memory in mid-segment; they come before the door
         self._jobs: dict[str, _Job] = {}  # by the file they save to, answered ones too
         self._changed = threading.Condition()
-        self._closed = False
+        self._end: Exception | None = None  # what everybody is answered once the training thread has ended
         self._time = DeviceTime()
         self._first_step_s = math.inf
         threading.Thread(target=self._run, name="device", daemon=True).start()
@@ -93,11 +100,12 @@ class Device:
 
         Raises:
             CancelledError: the trial was released meanwhile.
+            StorageError: checkpoints cannot be written or read; the device has ended.
             RuntimeError: the device has ended.
         """
         with self._changed:
-            if self._closed:
-                raise RuntimeError(THREAD_ENDED)
+            if self._end is not None:
+                raise self._end
             job = self._jobs.get(assignment.save_to)
             if job is None:
                 job = _Job(replace(assignment), Future())  # a copy, so that each time of asking is told apart
@@ -121,6 +129,7 @@ class Device:
 
     def _run(self) -> None:
         torch.set_num_threads(self._engine.threads)
+        end: Exception = RuntimeError(THREAD_ENDED)
         try:
             while True:
                 with self._changed:
@@ -128,16 +137,19 @@ class Device:
                 self._evict_released()
                 self._admit_waiting()
                 self._turn()
+        except StorageError as fault:  # no trial's fault, and none could be measured any more
+            log.error("%s", fault)
+            end = fault
         finally:
-            self._close()
+            self._close(end)
 
-    def _close(self) -> None:
+    def _close(self, end: Exception) -> None:
         """Nobody waits for a thread that has died: every open question is answered with its end."""
         with self._changed:
-            self._closed = True
+            self._end = end
             for job in self._jobs.values():
                 if not job.answer.done():
-                    job.answer.set_exception(RuntimeError(THREAD_ENDED))
+                    job.answer.set_exception(end)
 
     @property
     def _num_filled(self) -> int:
@@ -201,15 +213,22 @@ class Device:
         return self._num_filled < self.slots and fits(filled, self._engine, self._validation_tokens, self._memory_bytes)
 
     def _admit(self, assignment: Assignment) -> None:
-        """Puts the trial into its stack, unless its measurement is on disk already."""
-        saved = Path(assignment.save_to)
-        if saved.exists():
-            try:
-                self._answer(assignment, read_measurement(saved))
-                return
-            except CheckpointError as error:
-                log.warning("%s; the segment is trained again", error)
-        self._stack(assignment).admit(assignment)
+        """Puts the trial into its stack, unless its measurement is in its file already."""
+        saved = self._saved(assignment.save_to)
+        if saved is not None:
+            self._answer(assignment, saved)
+        else:
+            self._stack(assignment).admit(assignment)
+
+    def _saved(self, location: str) -> Measurement | None:
+        """What a file says, where it is there and whole."""
+        if patiently(partial(size, location), self._patience_s) is None:
+            return None
+        try:
+            return patiently(partial(read_measurement, location), self._patience_s)
+        except CheckpointError as error:
+            log.warning("%s; the segment is trained again", error)
+            return None
 
     def _unpark(self, parked: Parked) -> None:
         self._stack(parked.slot.assignment).unpark(parked)
@@ -222,7 +241,8 @@ class Device:
             held_out = self._held_out_sequences(shape.architecture.context_tokens)
             if shape not in self._programs:
                 self._programs[shape] = Program(shape, self._engine)
-            self._stacks[shape] = Stack(shape, self.slots, self._programs[shape], self._train_tokens, held_out)
+            program, patience_s = self._programs[shape], self._patience_s
+            self._stacks[shape] = Stack(shape, self.slots, program, self._train_tokens, held_out, patience_s)
         return self._stacks[shape]
 
     def _held_out_sequences(self, context_tokens: int) -> HeldOut:
@@ -241,17 +261,19 @@ class Device:
         self._first_step_s = min(self._first_step_s, time.monotonic())
         turns = [_Turn(stack, start, TURN_STEPS) for stack in self._stacks.values() for start in stack.groups]
         filled, measured = self._num_filled, list[tuple[Stack, Assignment, Measurement]]()
-        refusal = None
+        refusal: Exception | None = None
         try:
             self._lanes.work_off(turns, partial(self._run_group, measured))
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+        except (RuntimeError, MemoryError, StorageError) as error:
+            if not isinstance(error, StorageError) and not is_out_of_memory(error):
                 raise
             refusal = error
         for stack, assignment, measurement in measured:
             stack.evict(assignment)
             self._answer(assignment, measurement)
-        if refusal:
+        if isinstance(refusal, StorageError):
+            raise refusal  # those that were saved before it have been answered
+        if refusal is not None:
             self._halve(filled, refusal)
         self._time = replace(self._time, span_s=(time.monotonic() - self._first_step_s) * self._engine.lanes)
 

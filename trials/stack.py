@@ -10,7 +10,6 @@ import math
 import time
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from trials.data import expected_unique_tokens, training_batch
 from trials.program import Captured, Program, Shape, State
 from trials.rates import NUMBERS, Numbers, idle_numbers, step_numbers
 from trials.stability import START_RATIO, LossTrace
+from trials.storage import PATIENCE_S, patiently
 from trials.trial import Assignment, Measurement, Outcome, TrialConfig
 from trials.validation import HeldOut
 
@@ -90,13 +90,22 @@ class Parked:
 class Stack:
     """Up to `slots` trials of one shape, trained together."""
 
-    def __init__(self, shape: Shape, slots: int, program: Program, train_tokens: np.ndarray, held_out: HeldOut) -> None:
+    def __init__(
+        self,
+        shape: Shape,
+        slots: int,
+        program: Program,
+        train_tokens: np.ndarray,
+        held_out: HeldOut,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
         self.shape = shape
         self.slots: list[Slot] = []
         self._capacity = slots
         self._program = program
         self._train_tokens = train_tokens
         self._held_out = held_out
+        self._patience_s = patience_s  # with a store that cannot be reached
         self._group = program.engine.group(slots)
         self._device = torch.device(program.engine.device)
         size = shape.architecture.params_total
@@ -110,8 +119,12 @@ class Stack:
         return len(self.slots) >= self._capacity
 
     def admit(self, assignment: Assignment) -> None:
-        """Puts a trial into the first free slot, from its newest usable checkpoint or its initial weights."""
-        trunk, note = _start(assignment)
+        """Puts a trial into the first free slot, from its newest usable checkpoint or its initial weights.
+
+        Raises:
+            StorageError: a checkpoint cannot be read now, which is no reason to train it again.
+        """
+        trunk, note = _start(assignment, self._patience_s)
         slot = Slot(assignment, trunk.tokens, trunk.steps, trunk.trace, trunk.tokens, time.monotonic(), note)
         self.unpark(Parked(slot, dict(trunk.tensors)))
 
@@ -265,7 +278,8 @@ class Stack:
         far_loss = self._held_out.far_loss(self._program, weights, knobs)
         attention = self._held_out.max_attention_logit(self._program, weights, knobs)
         measurement = measure(Outcome.MEASURED, slot.note, loss, far_loss, attention)
-        checkpoint.save(Path(slot.assignment.save_to), slot.trunk, measurement)
+        save = partial(checkpoint.save, slot.assignment.save_to, slot.trunk, measurement)
+        patiently(save, self._patience_s)
         return measurement
 
     def _measurement(
@@ -319,12 +333,12 @@ class Stack:
         return {name: tensor[row].cpu().numpy().copy() for name, tensor in self._state.tensors().items()}
 
 
-def _start(assignment: Assignment) -> tuple[Trunk, str]:
+def _start(assignment: Assignment, patience_s: float) -> tuple[Trunk, str]:
     """Where a segment starts from, and a note where that is not the newest checkpoint."""
     config, notes = assignment.config, list[str]()
     for file in assignment.resume_from:
         try:
-            trunk = checkpoint.load(Path(file), config.architecture.params_total)
+            trunk = patiently(partial(checkpoint.load, file, config.architecture.params_total), patience_s)
             if trunk.tokens <= config.branch_tokens(assignment.rung_tokens):
                 return trunk, "; ".join(notes)
             notes.append(f"{file}: at {trunk.tokens} tokens, past the rung's branch point")

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hpsearch.check import check_ledger
 from hpsearch.conductor import Conductor
 from hpsearch.decisions import Idle
-from hpsearch.events import Asked, Event, Judged, Measured, Promoted, Resumed, Role, TrialState
+from hpsearch.events import Asked, Event, Freed, Judged, Measured, Promoted, Resumed, Role, TrialState
 from hpsearch.halted import SearchHalted
 from hpsearch.plan import PROOF, confirm_proxy
 from hpsearch.state import SearchState
@@ -29,8 +29,19 @@ DRIVERS = {"opened", "resumed", "adopted", "closed"}  # what only says who was t
 
 def story(conductor: Conductor) -> list[Any]:
     """What happened, in its order: every decision as it was recorded, and what was measured, but not by whom."""
-    events = [entry.event for entry in conductor.ledger.read() if entry.event.kind not in DRIVERS]
-    return [{**e.measurement, "checkpoint": ""} if isinstance(e, Measured) else e for e in events]
+    return [told(entry.event) for entry in conductor.ledger.read() if entry.event.kind not in DRIVERS]
+
+
+def told(event: Event) -> Any:
+    """An event without the incarnations in its files' names."""
+    if isinstance(event, Measured):
+        return {**event.measurement, "checkpoint": ""}
+    if isinstance(event, Freed):
+        files = {
+            trial_id: [Path(name).name.partition("-")[0] for name in names] for trial_id, names in event.files.items()
+        }
+        return files, event.reasons
+    return event
 
 
 @cache

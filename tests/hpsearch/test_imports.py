@@ -30,6 +30,7 @@ ALLOWED = {
         "hpsearch/watch_figure",
         "hpsearch/svg",
     },
+    "fsspec": {"trials/storage"},
     "trials": {"hpsearch", "trials"},
     "hpsearch": {"hpsearch"},
 }

@@ -27,6 +27,7 @@ from hpsearch.events import (
     Ended,
     Event,
     Extended,
+    Freed,
     Judged,
     Measured,
     Opened,
@@ -69,6 +70,7 @@ ONE_OF_EACH: list[Event] = [
     Measured(trial_id="t0000", rung=1, measurement=measurement_of(0.1 + 0.2, "")),
     Adopted(trial_id="t0000", checkpoint="/a b/é.safetensors"),
     Judged(trial_id="t0000", rung=1, verdict=TrialState.DIVERGED, reasons={}),
+    Freed(files={"t0000": ("a", "b")}, reasons={"kept_bytes": 12.0}),
     Promoted(trial_id="t0000", rung=2, cost_flops=5, reasons={"rank": 0.0}),
     Predicted(values={"a": 1.0}, low80={"a": 0.5}, high80={"a": float("inf")}, regret=0.01, observations=9),
     ConfirmOpened(

@@ -40,7 +40,7 @@ TRACES = st.lists(st.floats(), max_size=20).map(lambda losses: reduce(LossTrace.
 def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The bytes of a checkpoint."""
     path = tmp_path_factory.mktemp("whole") / "a.safetensors"
-    checkpoint.save(path, TRUNK, MEASUREMENT)
+    checkpoint.save(str(path), TRUNK, MEASUREMENT)
     return path.read_bytes()
 
 
@@ -53,15 +53,15 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def refused(path: Path) -> None:
     """Asserts that neither reader takes the file, and that both name it."""
     with pytest.raises(CheckpointError, match=path.name):
-        checkpoint.read_measurement(path)
+        checkpoint.read_measurement(str(path))
     with pytest.raises(CheckpointError, match=path.name):
-        checkpoint.load(path, SIZE)
+        checkpoint.load(str(path), SIZE)
 
 
 def test_whole_is_read(scratch: Path) -> None:
     safetensors.numpy.save_file(TENSORS_OF_TRUNK, scratch, metadata=HEADER)
-    assert checkpoint.read_measurement(scratch) == MEASUREMENT
-    assert checkpoint.load(scratch, SIZE).trace == TRACE
+    assert checkpoint.read_measurement(str(scratch)) == MEASUREMENT
+    assert checkpoint.load(str(scratch), SIZE).trace == TRACE
 
 
 @given(
@@ -82,12 +82,12 @@ def test_comes_back_as_it_was(
     trial_id: str,
 ) -> None:
     measured = replace(MEASUREMENT, loss=loss, trial_id=trial_id)
-    checkpoint.save(scratch, Trunk(tokens, steps, trace, dict(zip(TENSORS, rows, strict=True))), measured)
-    again = checkpoint.load(scratch, SIZE)
+    checkpoint.save(str(scratch), Trunk(tokens, steps, trace, dict(zip(TENSORS, rows, strict=True))), measured)
+    again = checkpoint.load(str(scratch), SIZE)
     assert (again.tokens, again.steps) == (tokens, steps)
     assert repr(again.trace) == repr(trace), "NaN is not equal to itself"
     assert [again.tensors[name].tobytes() for name in TENSORS] == [row.tobytes() for row in rows]
-    assert checkpoint.read_measurement(scratch) == measured
+    assert checkpoint.read_measurement(str(scratch)) == measured
 
 
 def places(whole: bytes) -> dict[str, int]:
@@ -131,9 +131,9 @@ def test_a_damaged_byte_is_refused_or_harmless(whole: bytes, scratch: Path, data
     """Never another exception, as that would end the thread that trains everybody's trials."""
     place = data.draw(st.integers(0, len(whole) - 1))
     scratch.write_bytes(whole[:place] + data.draw(st.binary(min_size=1, max_size=1)) + whole[place + 1 :])
-    for read in (checkpoint.read_measurement, lambda path: checkpoint.load(path, SIZE)):
+    for read in (checkpoint.read_measurement, lambda path: checkpoint.load(str(path), SIZE)):
         try:
-            read(scratch)
+            read(str(scratch))
         except CheckpointError as error:
             assert scratch.name in str(error)
 
@@ -141,7 +141,7 @@ def test_a_damaged_byte_is_refused_or_harmless(whole: bytes, scratch: Path, data
 def test_other_shape_is_refused(whole: bytes, scratch: Path) -> None:
     scratch.write_bytes(whole)
     with pytest.raises(CheckpointError, match=rf"{scratch.name}: holds .*\({SIZE},\).*8 parameters was expected"):
-        checkpoint.load(scratch, SIZE + 1)
+        checkpoint.load(str(scratch), SIZE + 1)
 
 
 @pytest.mark.parametrize("kind", ["float64", "missing", "surplus", "matrix"])
@@ -158,7 +158,7 @@ def test_other_tensors_are_refused(scratch: Path, kind: str) -> None:
             tensors["weights"] = tensors["weights"].reshape(1, SIZE)
     safetensors.numpy.save_file(tensors, scratch, metadata=HEADER)
     with pytest.raises(CheckpointError, match=f"{scratch.name}: .*parameters was expected"):
-        checkpoint.load(scratch, SIZE)
+        checkpoint.load(str(scratch), SIZE)
 
 
 @pytest.mark.parametrize("found", [str(FORMAT - 1), str(FORMAT + 1), f"{FORMAT}.0", "pt", ""])
@@ -168,7 +168,7 @@ def test_older_newer_and_foreign_formats_are_refused_by_name(scratch: Path, foun
     with pytest.raises(
         CheckpointError, match=f"{scratch.name}: checkpoint format {found}, this version reads {FORMAT}"
     ):
-        checkpoint.load(scratch, SIZE)
+        checkpoint.load(str(scratch), SIZE)
 
 
 @pytest.mark.parametrize("header", [None, {}, {"made_by": "somebody"}])
@@ -187,12 +187,12 @@ def test_safetensors_that_are_not_ours_are_refused(scratch: Path, header: dict[s
     ],
 )
 def test_damaged_header_is_refused(scratch: Path, key: str, values: list[str]) -> None:
-    read = checkpoint.read_measurement if key == "measurement" else lambda path: checkpoint.load(path, SIZE)
+    read = checkpoint.read_measurement if key == "measurement" else lambda path: checkpoint.load(str(path), SIZE)
     damaged = [HEADER | {key: value} for value in values]
     for header in (*damaged, {name: value for name, value in HEADER.items() if name != key}):
         safetensors.numpy.save_file(TENSORS_OF_TRUNK, scratch, metadata=header)
         with pytest.raises(CheckpointError, match=scratch.name):
-            read(scratch)
+            read(str(scratch))
 
 
 class Bomb:
@@ -232,14 +232,14 @@ def test_kill_before_the_rename_leaves_the_old_file_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     path = tmp_path / "a.safetensors"
-    checkpoint.save(path, TRUNK, MEASUREMENT)
+    checkpoint.save(str(path), TRUNK, MEASUREMENT)
     before = path.read_bytes()
     with monkeypatch.context() as patched, pytest.raises(Killed):
         patched.setattr(os, place, kill)
-        checkpoint.save(path, replace(TRUNK, tokens=2048), replace(MEASUREMENT, loss=2.0))
+        checkpoint.save(str(path), replace(TRUNK, tokens=2048), replace(MEASUREMENT, loss=2.0))
     assert path.read_bytes() == before
-    checkpoint.save(path, replace(TRUNK, tokens=2048), replace(MEASUREMENT, loss=2.0))
-    assert checkpoint.load(path, SIZE).tokens == 2048
+    checkpoint.save(str(path), replace(TRUNK, tokens=2048), replace(MEASUREMENT, loss=2.0))
+    assert checkpoint.load(str(path), SIZE).tokens == 2048
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
@@ -247,6 +247,6 @@ def test_kill_before_the_first_rename_leaves_no_checkpoint(tmp_path: Path, monke
     path = tmp_path / "new" / "a.safetensors"
     monkeypatch.setattr(os, "replace", kill)
     with pytest.raises(Killed):
-        checkpoint.save(path, TRUNK, MEASUREMENT)
+        checkpoint.save(str(path), TRUNK, MEASUREMENT)
     assert not path.exists()
     assert not list(path.parent.glob("*.safetensors"))

@@ -23,6 +23,7 @@ from trials.memory import predicted_bytes
 from trials.program import Program, shape_of
 from trials.stability import LossTrace
 from trials.stack import Stack
+from trials.storage import DiskFull, Unreachable
 from trials.tokens import TokenSet
 from trials.trial import Assignment, Measurement, Outcome
 
@@ -114,7 +115,7 @@ def test_file_that_is_there_answers_without_training(device: Device, admissions:
     """Nobody looks inside: not at the tensors, nor at whether its trunk could be gone on from."""
     assignment = replace(segment(tmp_path, "a", 20), resume_from=(str(tmp_path / "absent"),))
     saved = measurement(assignment, loss=1.25)
-    checkpoint.save(Path(assignment.save_to), Trunk(0, 0, LossTrace(), {}), saved)
+    checkpoint.save(assignment.save_to, Trunk(0, 0, LossTrace(), {}), saved)
     assert device.advance(assignment) == saved
     assert admissions == []
     assert device.time.training_s == 0.0
@@ -141,7 +142,7 @@ def test_broken_checkpoint_is_worked_around(device: Device, tmp_path: Path, brok
     measured = answer(ask(device, segments[broken]))
     assert measured.loss == answer(ask(device, whole)).loss
     assert ("broken.safetensors" in measured.message) is (broken == "resume_from")
-    assert checkpoint.read_measurement(Path(measured.checkpoint)) == measured
+    assert checkpoint.read_measurement(measured.checkpoint) == measured
 
 
 def test_divergence_answers_its_own_caller(device: Device, tmp_path: Path) -> None:
@@ -274,6 +275,65 @@ def test_nobody_hangs_when_the_training_thread_dies(
         answer(ask(device, segment(tmp_path, "late", 20)))
     device.release("a")
     assert ended.wait(TIMEOUT_S)
+
+
+@pytest.mark.parametrize("place", ["save", "load", "size"])
+def test_a_fault_of_the_storage_is_everybodys_answer(
+    token_set: TokenSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
+) -> None:
+    """Not one trial's failure: the device ends, and who comes later is told the same."""
+    device = new_device(token_set, slots=1)
+    home = trials.device if place == "size" else checkpoint
+
+    def fail(location: str, *_: object) -> None:
+        wait_until_asked(device, 2)
+        raise DiskFull(location, "no space left on device", "make some")
+
+    monkeypatch.setattr(home, place, fail)
+    first = replace(segment(tmp_path, "a", 20), resume_from=(str(tmp_path / "older"),))
+    for future in [ask(device, first), ask(device, segment(tmp_path, "b", 20))]:
+        with pytest.raises(DiskFull, match="no space left on device; make some"):
+            answer(future)
+    with pytest.raises(DiskFull):
+        answer(ask(device, segment(tmp_path, "late", 20)))
+
+
+def test_what_was_saved_before_the_disk_was_full_is_answered(
+    token_set: TokenSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Both trials end in the same turn; the file of one is written, that of the other is not."""
+    device = new_device(token_set, slots=2)
+    save = checkpoint.save
+
+    def fail(location: str, *rest: Any) -> None:
+        if Path(location).name.startswith("full"):
+            raise DiskFull(location, "no space left on device", "make some")
+        save(location, *rest)
+
+    monkeypatch.setattr(checkpoint, "save", fail)
+    good, full = [ask(device, segment(tmp_path, name, 20)) for name in ("good", "full")]
+    with pytest.raises(DiskFull):
+        answer(full)
+    try:
+        assert answer(good).outcome is Outcome.MEASURED
+    except DiskFull:  # it was a turn behind
+        assert not (tmp_path / "good-20.safetensors").exists()
+
+
+def test_a_store_that_is_away_for_a_while_costs_nothing_but_time(
+    token_set: TokenSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    device = new_device(token_set, slots=1)
+    save, attempts = checkpoint.save, itertools.count()
+
+    def away(location: str, *rest: Any) -> None:
+        if next(attempts) == 0:
+            raise Unreachable(location, "no answer", "bring it back")
+        save(location, *rest)
+
+    monkeypatch.setattr(checkpoint, "save", away)
+    assert device.advance(segment(tmp_path, "a", 20)).outcome is Outcome.MEASURED
+    assert next(attempts) == 2
 
 
 def test_times_add_up(device: Device, tmp_path: Path) -> None:

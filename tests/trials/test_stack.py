@@ -263,13 +263,13 @@ def test_trial_over_checkpoints_is_the_trial_in_one_go_bitwise(
         for name in ("loss", "raw_loss", "far_loss", "train_loss", "anneal_flops"):
             assert getattr(reached, name) == getattr(fresh, name), name
         assert tensors(reached) == tensors(fresh)
-    trunk = checkpoint.load(Path(measured[-1].checkpoint), config.architecture.params_total)
+    trunk = checkpoint.load(measured[-1].checkpoint, config.architecture.params_total)
     assert sum(m.flops for m in measured) == config.segment_flops(0, trunk.tokens), "a trunk's step is paid for once"
     assert 0 <= config.branch_tokens(STEPS * STEP_TOKENS) - trunk.tokens < STEP_TOKENS
 
 
 def tensors(measurement: Measurement) -> dict[str, bytes]:
-    trunk = checkpoint.load(Path(measurement.checkpoint), ARCHITECTURE.params_total)
+    trunk = checkpoint.load(measurement.checkpoint, ARCHITECTURE.params_total)
     return {name: tensor.tobytes() for name, tensor in trunk.tensors.items()}
 
 
@@ -298,8 +298,8 @@ def test_measurement_says_what_was_done(stack: Stack, tmp_path: Path) -> None:
         assert (measurement.slots, measurement.threads) == (1, torch.get_num_threads())
         assert measurement.checkpoint == assignment.save_to
         assert measurement.seconds > 0
-        assert checkpoint.read_measurement(Path(assignment.save_to)) == measurement
-    trunk = checkpoint.load(Path(second.save_to), ARCHITECTURE.params_total)
+        assert checkpoint.read_measurement(assignment.save_to) == measurement
+    trunk = checkpoint.load(second.save_to, ARCHITECTURE.params_total)
     assert trunk.tokens == 48 * STEP_TOKENS
     assert trunk.steps == 48
     assert trunk.trace.start == pytest.approx(math.log(61), rel=0.02)
@@ -361,7 +361,7 @@ def test_checkpoint_past_the_branch_point_or_of_another_shape_is_passed_over(sta
     past = alone(stack, replace(next_segment(first, 60), rung_tokens=15 * STEP_TOKENS))
     assert "past the rung's branch point" in past.message
     other = segment(tmp_path, "b", 20, replace(CONFIG, architecture=replace(ARCHITECTURE, vocabulary=60)))
-    checkpoint.save(Path(other.save_to), other_trunk(), Measurement.fault(other, Outcome.FAIL, ""))
+    checkpoint.save(other.save_to, other_trunk(), Measurement.fault(other, Outcome.FAIL, ""))
     shaped = alone(stack, replace(next_segment(first, 60), resume_from=(other.save_to,)))
     assert "parameters was expected" in shaped.message
     assert shaped.outcome is Outcome.MEASURED
