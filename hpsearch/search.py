@@ -16,7 +16,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from hpsearch import record
+from hpsearch import recording
 from hpsearch.conductor import Conductor
 from hpsearch.decisions import Idle
 from hpsearch.events import ConfirmOpened, ConfirmPlan, Opened, Resumed
@@ -25,6 +25,7 @@ from hpsearch.ledger import Ledger
 from hpsearch.plan import check_budget
 from hpsearch.runners import DeviceSetup, places, start_stack_actors
 from hpsearch.scheduler import Desk, LedgerSearcher, PromotionScheduler, tuner_options
+from hpsearch.search_log import logging_to
 from hpsearch.spec import PYTHON_TEXT, Spec
 from hpsearch.state import SearchState
 from hpsearch.trainable import Trial
@@ -168,8 +169,13 @@ def _conduct(conductor: Conductor, token_set: TokenSet, cache: Path, view: View)
     """Trains until nothing is left to decide, or a signal asks to stop."""
     folder = conductor.folder
     # No thread of ours may outlive Ray: where it collects garbage while Ray shuts down, a reference of Ray's among it,
-    # Ray ends the process.
-    with _logging_to(folder.log), _stop_on_signal(conductor), embedded_ray(view), record.recording(folder):
+    # Ray ends the process. The recorder is a process.
+    with (
+        logging_to(folder.log),
+        _stop_on_signal(conductor),
+        embedded_ray(view),
+        recording.in_background(folder, view.recorded),
+    ):
         # Nothing may be left where the driver died between the last measurement and its farewell.
         left = conductor.state.running or conductor.decide() is not Idle.FINISHED
         try:
@@ -240,20 +246,6 @@ def embedded_ray(view: View) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-@contextmanager
-def _logging_to(path: Path) -> Iterator[None]:
-    """One log a search, for what we and the libraries say of themselves."""
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    root = logging.getLogger()
-    root.addHandler(handler)
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
-        handler.close()
 
 
 @contextmanager

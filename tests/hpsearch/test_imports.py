@@ -15,7 +15,16 @@ from tests.conftest import REPOSITORY
 ALLOWED = {
     "torch": {"trials"},
     "ray": {"hpsearch/scheduler", "hpsearch/search", "hpsearch/trainable", "hpsearch/runners"},
-    "mlflow": {"hpsearch/record", "hpsearch/ui", "hpsearch/imports/mlflow_runs"},
+    "mlflow": {
+        "hpsearch/mlflow_store",
+        "hpsearch/record",
+        "hpsearch/recorded_search",
+        "hpsearch/recorder",
+        "hpsearch/run_contents",
+        "hpsearch/sync_command",
+        "hpsearch/ui",
+        "hpsearch/imports/mlflow_runs",
+    },
     "optuna": {
         "hpsearch/sampler",
         "hpsearch/imports/optuna_trials",
@@ -60,7 +69,8 @@ def test_imports_are_where_they_belong(file: Path) -> None:
         ("hpsearch.cli", {"ray", "torch", "mlflow", "optuna", "pandas", "scipy", "sqlalchemy", "pydantic", "rich"}),
         ("hpsearch.trainable", {"torch", "mlflow", "optuna"}),
         ("hpsearch.runners", {"torch", "mlflow", "optuna"}),
-        ("hpsearch.search", {"torch"}),
+        ("hpsearch.session", {"mlflow"}),
+        ("hpsearch.search", {"torch", "mlflow"}),
     ],
 )
 def test_a_light_module_stays_light(module: str, absent: set[str]) -> None:
