@@ -76,7 +76,7 @@ class Sender:
         self._parent = KnownRun("", "")  # the search's own run; without an id where it has to be looked for
         self._runs: dict[str, KnownRun] = {}  # by trial
         self._news: dict[str, list[Entry]] = {}  # by trial: folded, and not yet sent
-        self._unanswered: set[str] = set()  # trials whose run may have been made without our knowing its id
+        self._attempted: set[str] = set()  # trials whose run we may have made, whether we know of it or not
         self._old_seq = 0  # a trial asked up to here may have a run of an earlier sender
         self._doubt = False  # whether a second run of anything may have come about
         self.cursor = -1  # the last event that MLflow has; -1 before it was asked
@@ -135,7 +135,7 @@ class Sender:
         trials = self._story.state.trials.values()
         wrong = {trial.trial_id for trial in trials if not self._is_right(trial, runs.get(trial.trial_id, []))}
         if wrong:
-            self._unanswered |= wrong
+            self._attempted |= wrong
             for trial_id in wrong:
                 self._runs.pop(trial_id, None)
             self._news |= self._histories(wrong)
@@ -218,17 +218,16 @@ class Sender:
         self._set_status(known, MLFLOW_STATUS[trial.state], news[-1])
         for double in doubles:
             self._client.delete_run(double.info.run_id)
-        self._unanswered.discard(trial_id)
         self._runs[trial_id] = known
 
     def _find(self, trial_id: str, first: Entry) -> list[Run]:
         """The runs of a trial, oldest first. Not looked for where there can be none."""
-        is_new = isinstance(first.event, Asked) and first.seq > self._old_seq and trial_id not in self._unanswered
+        is_new = isinstance(first.event, Asked) and first.seq > self._old_seq and trial_id not in self._attempted
         tags = {SEARCH_ID_TAG: self._search_id, TRIAL_TAG: trial_id}
         return [] if is_new else runs_with(self._client, self._experiment_id, tags)
 
     def _make(self, trial: Trial, first: Entry) -> Run:
-        self._unanswered.add(trial.trial_id)
+        self._attempted.add(trial.trial_id)
         tags = {
             SEARCH_ID_TAG: self._search_id,
             TRIAL_TAG: trial.trial_id,

@@ -69,7 +69,6 @@ def test_imports_are_where_they_belong(file: Path) -> None:
         ("hpsearch.cli", {"ray", "torch", "mlflow", "optuna", "pandas", "scipy", "sqlalchemy", "pydantic", "rich"}),
         ("hpsearch.trainable", {"torch", "mlflow", "optuna"}),
         ("hpsearch.runners", {"torch", "mlflow", "optuna"}),
-        ("hpsearch.session", {"mlflow"}),
         ("hpsearch.search", {"torch", "mlflow"}),
     ],
 )

@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from hpsearch import record
-from hpsearch.events import Closed, Ended, Event, Resumed, TrialState
+from hpsearch.events import Closed, Ended, Event, Extended, Resumed, TrialState
 from hpsearch.folder import SearchFolder
 from hpsearch.home import Home
 from hpsearch.ledger import Ledger
@@ -112,19 +112,32 @@ class Saboteur:
         return sabotaged
 
 
-@pytest.mark.parametrize("is_new_sender", [True, False], ids=["killed", "tried again"])
-@pytest.mark.parametrize("has_effect", [True, False], ids=["answer lost", "call lost"])
+@pytest.mark.parametrize(
+    ("has_effect", "is_new_sender", "first", "step"),
+    [
+        pytest.param(True, True, 1, 3, id="answer lost, killed, some calls"),
+        pytest.param(True, False, 2, 3, id="answer lost, tried again, some calls"),
+        pytest.param(True, True, 1, 1, id="answer lost, killed", marks=pytest.mark.slow),
+        pytest.param(True, False, 1, 1, id="answer lost, tried again", marks=pytest.mark.slow),
+        pytest.param(False, True, 1, 1, id="call lost, killed", marks=pytest.mark.slow),
+        pytest.param(False, False, 1, 1, id="call lost, tried again", marks=pytest.mark.slow),
+    ],
+)
 def test_a_kill_at_any_call_leaves_one_run_a_trial(
-    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_effect: bool, is_new_sender: bool
+    store: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    has_effect: bool,
+    is_new_sender: bool,
+    first: int,
+    step: int,
 ) -> None:
     saboteur = Saboteur(monkeypatch)
-    fails_at = 0
-    while True:
-        fails_at += 1
+    for fails_at in range(first, 100, step):
         home = Home(tmp_path / str(fails_at), mlflow=store)
-        name = f"kill-{has_effect:d}{is_new_sender:d}-{fails_at}"
+        name = f"kill-{has_effect:d}{is_new_sender:d}{step}-{fails_at}"
         folder = search_of(home, name, stream(2, "a"))
-        monkeypatch.setattr(record, "ROUND_EVENTS", 5)  # several rounds, so that a run is also met again
+        monkeypatch.setattr(record, "ROUND_EVENTS", 6)  # several rounds, so that a run is also met again
         saboteur.arm(fails_at, has_effect)
         sender = Sender(folder)
         fate = send_all(sender)
@@ -255,4 +268,22 @@ def test_batches_stay_below_the_limit_of_a_call(store: str, tmp_path: Path, monk
     folder = search_of(Home(tmp_path, mlflow=store), "batches", stream(1, "a"))
     sync(folder)
     assert max(metrics for metrics, _ in sizes) == 7 and max(params for _, params in sizes) == 5
+    assert_recorded(folder)
+
+
+def test_what_an_extension_revives_runs_again_in_mlflow(store: str, tmp_path: Path) -> None:
+    events = stream(2, "a")
+    pruned = Ended(trial_id="trial-00000", state=TrialState.PRUNED)  # after its first rung
+    folder = search_of(
+        Home(tmp_path, mlflow=store), "extended", [*events[:4], pruned, Closed(complete=True, device_seconds={})]
+    )
+    sync(folder)
+    assert {run.info.status for run in runs_of(folder)} == {"FINISHED"}
+    spec = read_state(folder.ledger).spec
+    more = spec.model_copy(update={"budget_flops": 2 * spec.budget_flops})
+    append(folder, Extended(spec=more.model_dump(mode="json"), reason="more"))
+    sync(folder)
+    assert {(run.info.status, run.data.tags["state"]) for run in runs_of(folder)} >= {("RUNNING", "PAUSED")}
+    append(folder, *events[4:])
+    sync(folder)
     assert_recorded(folder)
