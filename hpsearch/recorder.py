@@ -35,6 +35,9 @@ MAX_PAUSE_S = 30.0  # between two attempts at a server that is away
 COPY_EVERY_S = 30.0
 COPY_SHARE = 0.02  # of the time, at most, for copies of the ledger
 FAREWELL_S = 60.0  # at the end of a search, while MLflow takes what is sent
+MAX_FAREWELL_FAILURES = (
+    2  # in a row, those before the end counted: a server that is known to be away is asked once more
+)
 NICENESS = 10  # training goes first
 
 
@@ -64,7 +67,7 @@ class Recorder:
         until_s = time.monotonic() + FAREWELL_S
         self._copy_at_s = 0.0
         while not self._try(self._send_round):
-            if self.reason or time.monotonic() > until_s:
+            if self._failures >= MAX_FAREWELL_FAILURES or time.monotonic() > until_s:
                 return self._unsent(self.reason or f"it took more than {FAREWELL_S:.0f} s")
         return None
 
