@@ -77,5 +77,12 @@ def runs_where(client: MlflowClient, experiment_ids: list[str], wanted: str) -> 
 
 
 def reason_of(error: Exception) -> str:
-    """What went wrong, in a line. Credentials travel in a header, which no message quotes."""
-    return one_line(str(error).strip() or type(error).__name__)
+    """What went wrong, in a line; credentials travel in a header, which no message quotes.
+
+    Where the network is at fault, what it said, without the three layers that have wrapped it.
+    """
+    root: BaseException = error
+    while root.__context__ is not None:
+        root = root.__context__
+    said = root if isinstance(root, OSError) else error
+    return one_line(str(said).strip() or type(said).__name__)

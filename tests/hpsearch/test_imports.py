@@ -22,7 +22,6 @@ ALLOWED = {
         "hpsearch/recorder",
         "hpsearch/run_contents",
         "hpsearch/sync_command",
-        "hpsearch/ui",
         "hpsearch/imports/mlflow_runs",
     },
     "optuna": {

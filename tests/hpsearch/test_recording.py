@@ -151,6 +151,8 @@ def test_answers_come_from_a_machine_that_has_only_the_address(server: MlflowSer
     laptop = ["--home", str(tmp_path / "laptop"), "--mlflow", server.uri]
     listed = CliRunner().invoke(cli, ["list", *laptop])
     assert "far@a" in listed.output and "as of event 362" in listed.output
+    shown = CliRunner().invoke(cli, ["ui", "far", *laptop[:1], str(folder.home.path), *laptop[2:]])
+    assert shown.output.startswith(f"{server.uri}/#/experiments/") and shown.exit_code == 0
     exported = CliRunner().invoke(cli, ["export", "far", "--accept-reach", *laptop], catch_exceptions=False)
     assert exported.exit_code == 0 and "far: as of event 362" in exported.stderr
     assert "learning_rate" in exported.stdout
