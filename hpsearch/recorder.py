@@ -38,7 +38,7 @@ FAREWELL_S = 60.0  # at the end of a search, while MLflow takes what is sent
 MAX_FAREWELL_FAILURES = (
     2  # in a row, those before the end counted: a server that is known to be away is asked once more
 )
-NICENESS = 10  # training goes first
+NICENESS = 5  # training goes first
 
 
 class Recorder:
