@@ -23,6 +23,7 @@ from hpsearch.cli_options import (
     json_output_option,
     live_option,
     quiet_option,
+    search_to_read,
 )
 from hpsearch.exit_codes import OUR_FAULT, STOPPED, USER_ERROR
 from hpsearch.halted import SearchHalted
@@ -121,14 +122,19 @@ def resume(search: str, output: str, home: Home, cache: Path | None) -> None:
 @json_option
 @home_option
 def list_searches(as_json: bool, home: Home) -> None:
-    """List the searches under --home, the imported ones among them, with their state."""
+    """List the searches under --home, the imported ones among them, and those that only --mlflow has."""
     from hpsearch.folder import imports, searches
     from hpsearch.imports.imported_search import import_summary
     from hpsearch.trials_table import read_state
     from hpsearch.view import search_summary
 
-    summaries = [search_summary(read_state(folder.ledger), folder) for folder in searches(home)]
+    states = [(folder, read_state(folder.ledger)) for folder in searches(home)]
+    summaries = [search_summary(state, folder) for folder, state in states]
     summaries += [import_summary(folder) for folder in imports(home)]
+    if home.mlflow:
+        from hpsearch.recorded_search import recorded_searches
+
+        summaries += recorded_searches(home.mlflow, {state.opened.incarnation for _, state in states})
     if as_json:
         click.echo(json.dumps(summaries, indent=2))
     elif not summaries:
@@ -150,10 +156,9 @@ def check(search: str, as_json: bool, home: Home) -> None:
     from dataclasses import asdict
 
     from hpsearch.check import check_ledger
-    from hpsearch.folder import find_search
     from hpsearch.ledger import Ledger
 
-    checked = check_ledger(Ledger(find_search(home, search).ledger).read())
+    checked = check_ledger(Ledger(search_to_read(search, home).ledger).read())
     if as_json:
         click.echo(json.dumps(asdict(checked), indent=2))
     else:
@@ -173,13 +178,15 @@ def check(search: str, as_json: bool, home: Home) -> None:
 @click.argument("search")
 @home_option
 def sync(search: str, home: Home) -> None:
-    """Send to MLflow what it has missed of SEARCH; changes nothing where it has missed nothing."""
+    """Send to MLflow what it has missed of SEARCH, and put right what is not as it should be.
+
+    Changes nothing where nothing was missed.
+    """
     from hpsearch.folder import find_search
-    from hpsearch.record import Sender
+    from hpsearch.sync_command import sync as send_all
 
     folder = find_search(home, search)
-    cursor = Sender(folder).send()
-    click.echo(f"{folder.name}: MLflow has all {cursor} events")
+    click.echo(f"{folder.name}: MLflow has all {send_all(folder)} events")
 
 
 @cli.command()

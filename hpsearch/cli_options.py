@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 
 from hpsearch.home import Home
+from hpsearch.mlflow_address import check_address
 
 if TYPE_CHECKING:
     from hpsearch.folder import SearchFolder
@@ -72,18 +73,34 @@ def home_option(command: Command) -> Command:
     def with_home(home_path: Path, ledger: str, mlflow: str, storage: str, **given: Any) -> Any:
         if storage and "://" not in storage:
             storage = os.path.abspath(storage)  # workers have another working folder
+        if mlflow:
+            check_address(mlflow)
         return command(home=Home(home_path.absolute(), ledger, mlflow, storage), **given)
 
     return cast(Command, with_home)
 
 
 def open_search(search: str, home: Home) -> tuple[SearchFolder, SearchState]:
-    """A search by its name, as its ledger tells it."""
-    from hpsearch.folder import find_search
+    """A search by its name, as its ledger tells it, or the copy of its ledger in MLflow."""
     from hpsearch.trials_table import read_state
 
-    folder = find_search(home, search)
+    folder = search_to_read(search, home)
     return folder, read_state(folder.ledger)
+
+
+def search_to_read(search: str, home: Home) -> SearchFolder:
+    """The folder of a search; where only MLflow has it, one with its copy, which goes when the command ends."""
+    from hpsearch.folder import find_search, folder_named
+    from hpsearch.ledger import Ledger
+
+    folder = folder_named(home, search)
+    if not home.mlflow or folder.is_imported or Ledger(folder.ledger).exists():
+        return find_search(home, search)
+    from hpsearch.recorded_search import fetched  # with MLflow, which a search at hand need not wait for
+
+    folder, freshness = click.get_current_context().with_resource(fetched(home.mlflow, search))
+    click.echo(str(freshness), err=True)
+    return folder
 
 
 def target_of(text: str | None, state: SearchState) -> ResolvedTarget:

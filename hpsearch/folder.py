@@ -4,6 +4,7 @@ HOME/mlflow.db                    what people look at, one store for all searche
 HOME/NAME/ledger.sqlite           the search itself
 HOME/NAME/checkpoints/TRIAL/      trunks with their measurements
 HOME/NAME/search.log              one log
+HOME/NAME/ledger.jsonl.gz         the ledger as MLflow was last given it
 HOME/NAME/recommended.yaml ...    what came out
 
 An imported search has instead of these
@@ -38,6 +39,11 @@ class SearchFolder:
     @property
     def ledger(self) -> LedgerAddress:
         return PostgresAddress(self.home.ledger, self.name) if self.home.ledger else self.path / "ledger.sqlite"
+
+    @property
+    def ledger_copy(self) -> Path:
+        """The ledger as MLflow is given it, whatever database it is in."""
+        return self.path / "ledger.jsonl.gz"
 
     @property
     def log(self) -> Path:

@@ -69,13 +69,22 @@ class Ledger:
         Raises:
             UserError: the folder is on a network file system, where SQLite's log is not safe, or a ledger is there.
         """
+        self._create(_rows(events, after_seq=0))
+
+    def restore(self, entries: Sequence[Entry]) -> None:
+        """As `create`, with the entries of another ledger: their numbers and times are kept."""
+        self._create(
+            [{"seq": entry.seq, "at_s": entry.at_s, "body": entry.event.model_dump_json()} for entry in entries]
+        )
+
+    def _create(self, rows: Sequence[dict[str, Any]]) -> None:
         self._store.check_place()
         try:
             with self._store.engine.begin() as connection:
                 self._store.prepare(connection)
                 _METADATA.create_all(connection, checkfirst=False)
                 connection.execute(_SCHEMA.insert().values(version=SCHEMA_VERSION))
-                _insert(connection, _rows(events, after_seq=0))
+                _insert(connection, rows)
         except sql.exc.DatabaseError as error:
             said = one_line(f"{self.address}: a ledger cannot be made here ({error.orig})")
             raise UserError(f"{said}; choose another name") from error

@@ -16,7 +16,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from hpsearch import record
+from hpsearch import recording
 from hpsearch.checkpoint_files import adopt_orphans, check_present, remove_garbage, removing
 from hpsearch.conductor import Conductor
 from hpsearch.decisions import Idle
@@ -26,6 +26,7 @@ from hpsearch.ledger import Ledger
 from hpsearch.plan import check_budget
 from hpsearch.runners import DeviceSetup, places, start_stack_actors
 from hpsearch.scheduler import Desk, LedgerSearcher, PromotionScheduler, tuner_options
+from hpsearch.search_log import logging_to
 from hpsearch.spec import PYTHON_TEXT, Spec
 from hpsearch.state import SearchState
 from hpsearch.trainable import Trial
@@ -161,12 +162,12 @@ def _conduct(conductor: Conductor, token_set: TokenSet, cache: Path, view: View)
     """Trains until nothing is left to decide, or a signal asks to stop."""
     folder = conductor.folder
     # No thread of ours may outlive Ray: where it collects garbage while Ray shuts down, a reference of Ray's among it,
-    # Ray ends the process.
+    # Ray ends the process. The recorder is a process.
     with (
-        _logging_to(folder.log),
+        logging_to(folder.log),
         _stop_on_signal(conductor),
         embedded_ray(view),
-        record.recording(folder),
+        recording.in_background(folder, view.recorded),
         removing() as conductor.remove,
     ):
         # Nothing may be left where the driver died between the last measurement and its farewell.
@@ -246,20 +247,6 @@ def embedded_ray(view: View) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-@contextmanager
-def _logging_to(path: Path) -> Iterator[None]:
-    """One log a search, for what we and the libraries say of themselves."""
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    root = logging.getLogger()
-    root.addHandler(handler)
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
-        handler.close()
 
 
 @contextmanager

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from hpsearch.events import ConfirmOpened, ConfirmPlan
 from hpsearch.exit_codes import DONE, STOPPED
 from hpsearch.folder import SearchFolder
 from hpsearch.home import Home
 from hpsearch.ledger import Ledger
+from hpsearch.mlflow_address import check_address
 from hpsearch.outcome import write_outcome
-from hpsearch.record import send_quietly
+from hpsearch.recording import attach_quietly
 from hpsearch.search import confirm_search, resume_search, start_search
 from hpsearch.spec import Spec
 from hpsearch.state import SearchState, fold
 from hpsearch.transfer.confirm_report import ConfirmReport, confirm_report
 from hpsearch.transfer.proof import can_predict
+from hpsearch.unsent import Unsent
 from hpsearch.view import (
     LiveView,
     QuietView,
@@ -52,32 +57,39 @@ def confirm_shown(folder: SearchFolder, seq: int, plan: ConfirmPlan, cache: Path
 
 
 def _shown(folder: SearchFolder, search: Callable[[View], SearchState], output: str) -> int:
+    check_address(folder.mlflow_uri)
     console = Console()
+    view: LiveView | QuietView
     if output == "live":
         view = LiveView(console)
         with view.shown():
             state = search(view)
     else:
-        state = search(QuietView())
+        view = QuietView()
+        state = search(view)
     if state.closed is not None and state.closed.complete:
-        _print_outcome(folder, state, console, output)
+        _print_outcome(folder, state, view.unsent, console, output)
         return DONE
     if output == "json":
-        print(json.dumps(search_summary(state, folder), indent=2))
+        print(json.dumps(search_summary(state, folder) | _recorded(folder, view.unsent), indent=2))
     elif output == "live":
         console.print(f"stopped; go on with: hpsearch resume {folder.name}")
+        _print_unsent(view.unsent, console)
     return STOPPED
 
 
-def _print_outcome(folder: SearchFolder, state: SearchState, console: Console, output: str) -> None:
+def _print_outcome(
+    folder: SearchFolder, state: SearchState, unsent: Unsent | None, console: Console, output: str
+) -> None:
     """Writes everything that follows from the trials, tells MLflow, and prints it."""
     if not can_predict(state):
         raise UserError(f"{folder.name}: complete, but too few trials ended with a loss; lower learning_rate.high")
     recommendation = write_outcome(state, folder)
-    send_quietly(folder, folder.outcome_files)
+    unsent = unsent or attach_quietly(folder, state)
     confirm = _last_confirm(folder, state) if state.is_confirming and output != "quiet" else None
     if output == "json":
-        summary = {**search_summary(state, folder), "recommendation": json.loads(recommendation.model_dump_json())}
+        summary = search_summary(state, folder) | _recorded(folder, unsent)
+        summary["recommendation"] = json.loads(recommendation.model_dump_json())
         confirmed = {} if confirm is None else {"confirm": json.loads(confirm.model_dump_json())}
         print(json.dumps({**summary, **confirmed}, indent=2))
     elif output == "live":
@@ -89,6 +101,16 @@ def _print_outcome(folder: SearchFolder, state: SearchState, console: Console, o
         else:
             console.print(confirm_view(confirm))
         console.print(where_to_look(folder), soft_wrap=True)
+        _print_unsent(unsent, console)
+
+
+def _recorded(folder: SearchFolder, unsent: Unsent | None) -> dict[str, Any]:
+    return {"mlflow": {"uri": folder.mlflow_uri, "unsent": asdict(unsent) if unsent else None}}
+
+
+def _print_unsent(unsent: Unsent | None, console: Console) -> None:
+    if unsent is not None:
+        console.print(Text(str(unsent), style="yellow"), soft_wrap=True)
 
 
 def _last_confirm(folder: SearchFolder, state: SearchState) -> ConfirmReport:

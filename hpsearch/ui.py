@@ -8,21 +8,24 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from mlflow.tracking import MlflowClient
-
 from hpsearch.folder import SearchFolder
+from hpsearch.mlflow_address import is_server
+from hpsearch.mlflow_store import connect
 
 LOOPBACK = "127.0.0.1"
 
 
 def serve(folder: SearchFolder, port: int, tell: Callable[[str], object]) -> int:
-    """Runs the server until it is interrupted; returns its exit code.
+    """Runs the server until it is interrupted; returns its exit code. One that runs elsewhere is only named.
 
     Args:
         folder: the search to open at; with an empty name, the list of all.
         port: 0 for a free one.
         tell: is given the address.
     """
+    if is_server(folder.mlflow_uri):
+        tell(f"{folder.mlflow_uri.rstrip('/')}/{page(folder)}")
+        return 0
     port = port or free_port()
     tell(f"http://{LOOPBACK}:{port}/{page(folder)}")
     command = [
@@ -53,7 +56,7 @@ def serve(folder: SearchFolder, port: int, tell: Callable[[str], object]) -> int
 
 def page(folder: SearchFolder) -> str:
     """The UI's address of a search: its runs as a table, the parent with its trials below it."""
-    experiment = MlflowClient(folder.mlflow_uri).get_experiment_by_name(folder.name) if folder.name else None
+    experiment = connect(folder.mlflow_uri).get_experiment_by_name(folder.name) if folder.name else None
     return f"#/experiments/{experiment.experiment_id}/runs" if experiment else "#/experiments"
 
 

@@ -31,6 +31,7 @@ from hpsearch.state import SearchState, Trial
 from hpsearch.transfer.pruning import PruningReport
 from hpsearch.transfer.recommend import Recommendation
 from hpsearch.transfer.status import Status
+from hpsearch.unsent import Unsent
 from hpsearch.view_advice import advice_lines, alternatives_table, tie_line
 
 REDRAWS_PER_S = 2.0
@@ -47,9 +48,15 @@ class View(Protocol):
         """Called after each decision."""
         ...
 
+    def recorded(self, unsent: Unsent | None) -> None:
+        """Called once, when MLflow has been told what it takes."""
+        ...
+
 
 class QuietView:
     """Shows nothing."""
+
+    unsent: Unsent | None = None
 
     def note(self, text: str) -> None:
         pass
@@ -57,9 +64,14 @@ class QuietView:
     def update(self, state: SearchState) -> None:
         pass
 
+    def recorded(self, unsent: Unsent | None) -> None:
+        self.unsent = unsent
+
 
 class LiveView:
     """Redraws a summary in place; on a pipe it prints a line now and then."""
+
+    unsent: Unsent | None = None
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -78,6 +90,9 @@ class LiveView:
             self._live = live
             yield
         self._live = None
+
+    def recorded(self, unsent: Unsent | None) -> None:
+        self.unsent = unsent
 
     def note(self, text: str) -> None:
         self._console.print(Text(text, style="dim"))

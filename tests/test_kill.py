@@ -19,7 +19,7 @@ from hpsearch.events import Measured, TrialState
 from hpsearch.folder import SearchFolder
 from hpsearch.home import Home
 from hpsearch.ledger import Entry, Ledger
-from hpsearch.record import TRIAL_TAG
+from hpsearch.mlflow_store import TRIAL_TAG
 from hpsearch.trials_table import read_state
 from search_spaces.errors import UserError
 from tests.conftest import REPOSITORY

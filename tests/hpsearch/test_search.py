@@ -13,17 +13,19 @@ import yaml
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from hpsearch import record, search
+from hpsearch import recording, search
 from hpsearch.check import check_ledger
 from hpsearch.events import Asked, Judged, Measured, Promoted, Role, TrialState
 from hpsearch.export.recipe import export
 from hpsearch.folder import SearchFolder
 from hpsearch.home import Home
 from hpsearch.ledger import Entry, Ledger
-from hpsearch.record import MLFLOW_STATUS, SEARCH_TAG, TRIAL_TAG, Sender
+from hpsearch.mlflow_store import SEARCH_TAG, TRIAL_TAG
+from hpsearch.record import MLFLOW_STATUS
 from hpsearch.search import resume_search, start_search
 from hpsearch.spec import Spec, with_overrides
 from hpsearch.state import SearchState
+from hpsearch.sync_command import sync
 from hpsearch.targets import resolve_target
 from hpsearch.transfer.recommend import recommend
 from hpsearch.trials_table import read_state, trials_table
@@ -97,7 +99,7 @@ def test_mlflow_has_each_rung_by_its_tokens(tiny: SearchFolder, runs: list[Run])
 
 
 def test_sending_again_changes_nothing(tiny: SearchFolder, runs: list[Run]) -> None:
-    Sender(tiny).send()
+    sync(tiny)
     client = MlflowClient(tiny.mlflow_uri)
     again = list(client.search_runs([runs[0].info.experiment_id]))
     assert {run.info.run_id: run.data.metrics for run in again} == {run.info.run_id: run.data.metrics for run in runs}
@@ -147,7 +149,7 @@ def test_the_sender_ends_before_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         order.append(f"{name} ends")
 
     monkeypatch.setattr(search, "embedded_ray", lambda view: noted("ray"))
-    monkeypatch.setattr(record, "recording", lambda folder: noted("sender"))
+    monkeypatch.setattr(recording, "in_background", lambda folder, told: noted("sender"))
     conductor = begin(tmp_path / "simulated", spec_of())
     drive(conductor, World())
     monkeypatch.setattr(conductor, "folder", SearchFolder(Home(tmp_path), "simulated"))
