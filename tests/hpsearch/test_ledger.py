@@ -145,12 +145,12 @@ def test_numbers_and_text_survive_to_the_last_bit(ledger: Ledger, loss: float, m
 
 def test_sequence_numbers_have_no_gaps(ledger: Ledger) -> None:
     parts = ONE_OF_EACH[:3], ONE_OF_EACH[3:4], ONE_OF_EACH[4:]
-    assert [ledger.append(*part) for part in parts] == [3, 4, 12]
+    assert [ledger.append(*part) for part in parts] == [3, 4, 13]
     entries = ledger.read()
-    assert [entry.seq for entry in entries] == list(range(1, 13))
+    assert [entry.seq for entry in entries] == list(range(1, 14))
     assert [entry.at_s for entry in entries] == sorted(entry.at_s for entry in entries)
-    assert [entry.seq for entry in ledger.read(after_seq=9)] == [10, 11, 12]
-    assert ledger.read(after_seq=12) == []
+    assert [entry.seq for entry in ledger.read(after_seq=9)] == [10, 11, 12, 13]
+    assert ledger.read(after_seq=13) == []
 
 
 def test_another_opening_reads_what_was_written(ledger: Ledger) -> None:
