@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpsearch.cli_options import cluster_option, home_option, json_option, trains_option
+from hpsearch.cli_options import cache_folder, cache_option, cluster_option, home_option, json_option, trains_option
 from hpsearch.exit_codes import USER_ERROR
 from hpsearch.home import Home
 from search_spaces.errors import UserError
@@ -141,18 +141,30 @@ def on_cluster() -> None:
 
 
 @on_cluster.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--name", required=True)
+@click.argument("search")
 @trains_option
-def probe(file: Path, name: str, home: Home) -> None:
+def probe(search: str, home: Home) -> None:
     """What a search needs, tried out."""
 
     def answer() -> Any:
+        from hpsearch.cluster_package import decoded
         from hpsearch.cluster_probe import probe as examine
 
-        return examine(_spec(file, name, None), home)
+        return examine(decoded(search), home)
 
     _answer(answer)
+
+
+@on_cluster.command("run")
+@click.argument("search")
+@trains_option
+@cache_option
+def run_there(search: str, home: Home, cache: Path | None) -> None:
+    """Runs a new search, as `hpsearch run` does."""
+    from hpsearch.cluster_package import decoded
+    from hpsearch.session import run_shown
+
+    sys.exit(run_shown(decoded(search), home, cache_folder(cache), "live"))
 
 
 @on_cluster.command("status")
@@ -173,14 +185,14 @@ def status_there(names: tuple[str, ...], home: Home) -> None:
 
 def examine_cluster(cluster: str, file: Path | None, as_json: bool) -> None:
     """The preflight of a search, printed; of the quickstart where no file is given. Exits where something is amiss."""
+    from hpsearch.cluster_package import job_folder
     from hpsearch.cluster_preflight import preflight
-    from hpsearch.cluster_submit import package
     from hpsearch.doctor import quickstart
 
     jobs = _jobs(cluster)
     spec = _spec(file, None, None) if file else quickstart()
-    with package(spec) as folder:
-        found = preflight(jobs, folder, spec.name)
+    with job_folder(spec) as folder:
+        found = preflight(jobs, spec, folder)
     if as_json:
         click.echo(json.dumps([finding.__dict__ for finding in found.findings], indent=2))
     else:

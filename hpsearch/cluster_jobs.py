@@ -101,8 +101,8 @@ class Jobs:
         jobs = [_job(detail) for detail in details if (detail.metadata or {}).get(SEARCH_KEY)]
         return sorted(jobs, key=lambda job: (job.search, job.attempt))
 
-    def start(self, words: Sequence[str], search: str, attempt: int, folder: Path) -> str:
-        """Starts a driver of a search in a copy of a folder; returns the id of its job.
+    def start(self, words: Sequence[str], search: str, attempt: int, folder: Path | None) -> str:
+        """Starts a driver of a search, in a copy of a folder if there is one; returns the id of its job.
 
         Raises:
             UserError: a job of this id exists, or Ray refuses it.

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from hpsearch.cluster_jobs import Jobs, Node
+from hpsearch.cluster_package import encoded
 from hpsearch.finding import Finding
+from hpsearch.spec import Spec
 from search_spaces.errors import UserError
 
 PROBE_S = 60.0  # a job starts in 1 to 3 s; a node that pulls an image first takes longer
@@ -32,13 +34,13 @@ class Preflight:
             raise UserError("\n".join(f"cluster {cluster}: {fault}" for fault in faults))
 
 
-def preflight(jobs: Jobs, folder: Path, name: str) -> Preflight:
+def preflight(jobs: Jobs, spec: Spec, folder: Path | None) -> Preflight:
     """Looks at everything that a search needs of a cluster.
 
     Args:
         jobs: of the cluster.
-        folder: what is uploaded: the search file and its text.
-        name: of the search.
+        spec: the search.
+        folder: what its job is given.
 
     Raises:
         UserError: the cluster cannot run anything of ours.
@@ -46,7 +48,7 @@ def preflight(jobs: Jobs, folder: Path, name: str) -> Preflight:
     outside = [_token(jobs), _ray(jobs), _resources(jobs.nodes)]
     if not all(finding.ok for finding in outside):
         return Preflight(outside)
-    answer = jobs.ask(["on-cluster", "probe", "search.yaml", "--name", name], folder, PROBE_S)
+    answer = jobs.ask(["on-cluster", "probe", encoded(spec)], folder, PROBE_S)
     inside = [_versions(answer), _ledger(answer), *_of_nodes(answer), _corpus(answer)]
     return Preflight(outside + inside, answer["search_state"], answer["is_same_search"])
 

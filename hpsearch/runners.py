@@ -149,11 +149,9 @@ def token_set_here(setup: DeviceSetup) -> TokenSet:
 
 def text_on_nodes(source: CorpusSource) -> CorpusSource:
     """Where other nodes find a text: a job's own folder is copied to each of them, and their actors run inside it."""
-    folder = Path.cwd()
-    in_job = "working_dir" in ray.get_runtime_context().runtime_env
-    if in_job and source.path.is_relative_to(folder):
-        return replace(source, path=source.path.relative_to(folder))
-    return source
+    package = Path(ray.get_runtime_context().runtime_env.get("working_dir", "")).stem
+    parts = source.path.parts
+    return replace(source, path=Path(*parts[parts.index(package) + 1 :])) if package in parts else source
 
 
 def check_shared_storage(location: str, where: Sequence[Place]) -> None:
