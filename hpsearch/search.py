@@ -163,8 +163,8 @@ def _conduct(conductor: Conductor, token_set: TokenSet, cache: Path, view: View)
     # Ray ends the process.
     with (
         _logging_to(folder.log),
-        _stop_on_signal(conductor),
         connected_ray(folder.home.ray, view),
+        _stop_on_signal(conductor),  # here, as Ray takes SIGTERM for itself when it is joined
         record.recording(folder),
     ):
         # Nothing may be left where the driver died between the last measurement and its farewell.
