@@ -196,6 +196,7 @@ class Jobs:
             with urllib.request.build_opener(_NoRedirect).open(request, timeout=CONNECT_S) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
+            error.close()
             raise self._refused(error.code) from error
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", error)

@@ -141,7 +141,8 @@ def _mlflow(address: str, call: str, body: dict[str, str] | None) -> Any:
         with urllib.request.urlopen(request, timeout=CHECK_S) as answer:
             return json.load(answer)
     except urllib.error.HTTPError as error:
-        said = error.read(300).decode(errors="replace").strip()
+        with error:
+            said = error.read(300).decode(errors="replace").strip()
         if error.code == 404 and "RESOURCE_DOES_NOT_EXIST" in said:
             raise FileNotFoundError(call) from error
         raise UserError(f"{address}: answers {error.code} ({said}); {MLFLOW_REMEDIES.get(error.code, '')}") from error

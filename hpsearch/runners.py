@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hpsearch.halted import SearchHalted
@@ -173,7 +173,7 @@ def check_shared_storage(location: str, where: Sequence[Place]) -> None:
         try:
             ray.get(_write_probe.options(num_cpus=0, scheduling_strategy=strategy).remote(str(probe)))
             found = probe.is_file()
-        except OSError as error:  # of Ray, in which the node's own is
+        except (OSError, RayError) as error:
             raise SearchHalted(
                 one_line(f"{location}: storage: cannot be written by a node of the cluster ({error})")
                 + "; give --storage a folder that all nodes mount, or a URL such as s3://BUCKET/PREFIX"
