@@ -30,8 +30,9 @@ lint: $(VENV)/installed ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-check: lint test ## everything: lint, tests, and the slow tests (README commands, quickstart, kills)
+check: lint test ## everything: lint, tests, the slow tests (README commands, quickstart, kills), a cluster's
 	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m cluster
 
 benchmark: $(VENV)/installed ## the figures of the README, measured again (about an hour)
 	$(BIN)/python -m tests.benchmarks.unswept_size

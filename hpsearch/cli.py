@@ -12,18 +12,21 @@ import click
 
 from hpsearch.cli_answers import ask_tell, export, recommend, replay, sensitivity
 from hpsearch.cli_big_run import recheck, watch_target
+from hpsearch.cli_cluster import examine_cluster, logs, on_cluster, status, statuses_on, stop, submit
 from hpsearch.cli_confirm import confirm
 from hpsearch.cli_import import import_runs
 from hpsearch.cli_lifetime import delete, extend
 from hpsearch.cli_options import (
     cache_folder,
     cache_option,
+    cluster_option,
     home_option,
     json_option,
     json_output_option,
     live_option,
     quiet_option,
     search_to_read,
+    trains_option,
 )
 from hpsearch.exit_codes import OUR_FAULT, STOPPED, USER_ERROR
 from hpsearch.halted import SearchHalted
@@ -60,8 +63,8 @@ def cli() -> None:
 
 
 ANSWERS = (recommend, sensitivity, export, replay, ask_tell, plan, import_runs, confirm, watch_target, recheck)
-LIFETIME = (extend, delete)
-for command in (*ANSWERS, *LIFETIME):
+LIFETIME = (submit, status, logs, stop, extend, delete)
+for command in (*ANSWERS, *LIFETIME, on_cluster):
     cli.add_command(command)
 
 
@@ -73,7 +76,7 @@ for command in (*ANSWERS, *LIFETIME):
 @json_output_option
 @quiet_option
 @live_option
-@home_option
+@trains_option
 @cache_option
 def run(
     file: Path, name: str | None, slots: int | None, dry_run: bool, output: str, home: Home, cache: Path | None
@@ -101,12 +104,13 @@ def run(
 
 @cli.command()
 @click.argument("search")
+@click.option("--text", type=PATH, help="Where the text of SEARCH is now, if it has moved.  [default: where it was]")
 @json_output_option
 @quiet_option
 @live_option
-@home_option
+@trains_option
 @cache_option
-def resume(search: str, output: str, home: Home, cache: Path | None) -> None:
+def resume(search: str, text: Path | None, output: str, home: Home, cache: Path | None) -> None:
     """Go on with a search that was stopped or killed.
 
     The ledger and the checkpoints say what is done: nothing is trained again that a rung has saved, nothing is
@@ -115,30 +119,35 @@ def resume(search: str, output: str, home: Home, cache: Path | None) -> None:
     from hpsearch.folder import find_search
     from hpsearch.session import resume_shown
 
-    sys.exit(resume_shown(find_search(home, search), cache_folder(cache), output))
+    sys.exit(resume_shown(find_search(home, search), cache_folder(cache), output, str(text.absolute()) if text else ""))
 
 
 @cli.command("list")
+@cluster_option
 @json_option
 @home_option
-def list_searches(as_json: bool, home: Home) -> None:
-    """List the searches under --home, the imported ones among them, and those that only --mlflow has."""
+def list_searches(cluster: str | None, as_json: bool, home: Home) -> None:
+    """List the searches under --home, the imported ones, and those that only --mlflow has; or those of a cluster."""
     from hpsearch.folder import imports, searches
     from hpsearch.imports.imported_search import import_summary
     from hpsearch.trials_table import read_state
     from hpsearch.view import search_summary
 
-    states = [(folder, read_state(folder.ledger)) for folder in searches(home)]
-    summaries = [search_summary(state, folder) for folder, state in states]
-    summaries += [import_summary(folder) for folder in imports(home)]
-    if home.mlflow:
-        from hpsearch.recorded_search import recorded_searches
+    if cluster is not None:
+        summaries = statuses_on(cluster)
+    else:
+        states = [(folder, read_state(folder.ledger)) for folder in searches(home)]
+        summaries = [search_summary(state, folder) for folder, state in states]
+        summaries += [import_summary(folder) for folder in imports(home)]
+        if home.mlflow:
+            from hpsearch.recorded_search import recorded_searches
 
-        summaries += recorded_searches(home.mlflow, {state.opened.incarnation for _, state in states})
+            summaries += recorded_searches(home.mlflow, {state.opened.incarnation for _, state in states})
     if as_json:
         click.echo(json.dumps(summaries, indent=2))
     elif not summaries:
-        click.echo(f"no searches in {home}; start one with `hpsearch run FILE`")
+        where = home.path if cluster is None else "the cluster"
+        click.echo(f"no searches in {where}; start one with `hpsearch run FILE`")
     for summary in [] if as_json else summaries:
         click.echo(f"{summary['name']:24} {summary['state']:12} {summary['trials']:4} trials  {summary['counts']}")
 
@@ -204,14 +213,18 @@ def ui(search: str | None, port: int, home: Home) -> None:
 
 @cli.command()
 @click.argument("file", type=click.Path(path_type=Path), required=False)
+@cluster_option
 @json_option
 @home_option
 @cache_option
-def doctor(file: Path | None, as_json: bool, home: Home, cache: Path | None) -> None:
+def doctor(file: Path | None, cluster: str | None, as_json: bool, home: Home, cache: Path | None) -> None:
     """Check this machine: versions, threads, disk, text, ports, one measured step, and how long FILE will take.
 
-    FILE is a search; without one, the quickstart is timed.
+    FILE is a search; without one, the quickstart is timed. With --cluster: whether a cluster is fit for FILE.
     """
+    if cluster is not None:
+        examine_cluster(cluster, file, as_json)
+        return
     from hpsearch.doctor import examine
 
     findings = examine(file, home.path, cache_folder(cache))

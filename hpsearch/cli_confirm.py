@@ -11,12 +11,12 @@ import click
 from hpsearch.cli_options import (
     cache_folder,
     cache_option,
-    home_option,
     json_output_option,
     live_option,
     open_search,
     quiet_option,
     target_option,
+    trains_option,
 )
 from hpsearch.home import Home
 
@@ -35,7 +35,7 @@ from hpsearch.home import Home
 @json_output_option
 @quiet_option
 @live_option
-@home_option
+@trains_option
 @cache_option
 def confirm(search: str, dry_run: bool, output: str, home: Home, cache: Path | None, **options: Any) -> None:
     """Test what SEARCH recommends for a target, by a few trials at the largest affordable size on the way to it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -30,6 +31,13 @@ target_option = click.option(
     "--target",
     metavar="PRESET|FILE|KEY=VALUE,...",
     help="A preset (gpt3-1.3b), a YAML file, or width=256,depth=4,heads=8,tokens=3.2e6.  [default: the search's own]",
+)
+cluster_option = click.option(
+    "--cluster",
+    is_flag=False,
+    flag_value="",
+    metavar="[NAME|URL]",
+    help="On a cluster: of the config file, or at its Ray dashboard's address; without a value the file's default.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 live_option = click.option("--live", "output", flag_value="live", default="live", hidden=True)
@@ -78,6 +86,29 @@ def home_option(command: Command) -> Command:
         return command(home=Home(home_path.absolute(), ledger, mlflow, storage), **given)
 
     return cast(Command, with_home)
+
+
+def trains_option(command: Command) -> Command:
+    """`home_option`, and the options of commands that train: on which Ray."""
+
+    @click.option(
+        "--ray",
+        default="",
+        envvar="RAY_ADDRESS",
+        metavar="auto|HOST:PORT",
+        help="A running Ray cluster to train on.  [default: a Ray on this machine, started and ended]",
+    )
+    @click.option(
+        "--persistent-home",
+        is_flag=True,
+        envvar="HPSEARCH_PERSISTENT_HOME",
+        help="--home is on a local disk that persists: a search on a cluster may keep its ledger there.",
+    )
+    @functools.wraps(command)
+    def with_ray(home: Home, ray: str, persistent_home: bool, **given: Any) -> Any:
+        return command(home=replace(home, ray=ray, is_persistent=persistent_home), **given)
+
+    return home_option(cast(Command, with_ray))
 
 
 def open_search(search: str, home: Home) -> tuple[SearchFolder, SearchState]:

@@ -9,13 +9,14 @@ import shutil
 import socket
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
+from hpsearch.corpus_source import corpus_source
+from hpsearch.finding import Finding
 from hpsearch.plan import PROOF, architecture, expected_flops, smallest_batch, trial_config
-from hpsearch.search import RECORDED_VERSIONS, corpus_source
+from hpsearch.search import RECORDED_VERSIONS
 from hpsearch.spec import Spec, load_spec
 from hpsearch.ui import LOOPBACK, free_port
 from search_spaces.errors import UserError
@@ -26,15 +27,6 @@ from trials.tokens import prepare
 MIN_FREE_BYTES = 2 * 2**30  # Ray's session, the MLflow store, checkpoints and tokens of a small search
 MIN_MEMORY_BYTES = 3 * 2**30
 START_S = 25.0  # Ray, workers and the store, before the first step and after the last
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at."""
-
-    name: str
-    ok: bool
-    text: str
 
 
 def examine(file: Path | None, home: Path, cache: Path) -> list[Finding]:

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import secrets
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from hpsearch.halted import SearchHalted
 from hpsearch.model_spec import DeviceSection
+from search_spaces.errors import UserError, one_line
 from trials.trial import Assignment, Measurement
 
 if TYPE_CHECKING:
+    from trials.corpus import CorpusSource
+    from trials.device import Device
     from trials.tokens import TokenSet
+
+log = logging.getLogger(__name__)
 
 EXIT_AFTER_S = 2.0  # an actor whose device has ended answers those who wait before it goes
 GATE_TIMEOUT_S = 20.0  # a worker that takes longer to start is not waited for
@@ -40,11 +48,12 @@ class Place:
 class DeviceSetup:
     """What a stack actor is built from."""
 
-    token_set: TokenSet
+    token_set: TokenSet  # as the driver's node has it
+    source: CorpusSource  # what a node that lacks it builds it from
     slots: int
     validation_tokens: int
     device: DeviceSection
-    compile_cache: Path
+    cache: Path  # of tokens and of compiled code, on each node
     patience_s: float  # with a store that cannot be reached
 
 
@@ -52,8 +61,20 @@ class StackActor:
     """Owns a device. Its calls block in threads; the threads of `trials.device` train."""
 
     def __init__(self, setup: DeviceSetup) -> None:
+        self._fault = ""  # why there is no device; an actor that raised here would tell nobody
+        self._workers: dict[str, int] = {}
+        self._arrived = threading.Condition()
+        try:
+            self._device = self._make_device(setup, token_set_here(setup))
+        except UserError as error:
+            self._fault = str(error)
+
+    def _make_device(self, setup: DeviceSetup, token_set: TokenSet) -> Device:
         # Read when torch's compiler is first loaded. What is compiled once is found again by every later search.
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(setup.compile_cache))
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(setup.cache / "compiled"))
+        # Read when OpenMP is first loaded, by torch: some 50 us of spinning at a barrier, then sleep. Alone as fast as
+        # OpenMP's endless spinning, beside another busy process several times faster.
+        os.environ.setdefault("GOMP_SPINCOUNT", "20000")
         # Imported here: the driver and the thin workers name this class without paying for torch.
         from trials.device import Device
         from trials.engine import choose_engine, free_bytes
@@ -63,9 +84,12 @@ class StackActor:
         engine = choose_engine(setup.device.precision, setup.device.compile, setup.slots, threads)
         memory_bytes = setup.device.memory_bytes or free_bytes(engine)
         sizes = setup.slots, setup.validation_tokens
-        self._device = Device(setup.token_set, *sizes, engine, memory_bytes, setup.patience_s)
-        self._workers: dict[str, int] = {}
-        self._arrived = threading.Condition()
+        return Device(token_set, *sizes, engine, memory_bytes, setup.patience_s)
+
+    @ray.method
+    def fault(self) -> str:
+        """Why nothing can be trained here; empty where all is well."""
+        return self._fault
 
     @ray.method
     def hello(self, worker: str, num_workers: int) -> int:
@@ -102,6 +126,72 @@ class StackActor:
 
 
 RemoteStackActor = ray.remote(StackActor)
+
+
+def token_set_here(setup: DeviceSetup) -> TokenSet:
+    """The tokens as this node has them, built where they are not there; the actors of a node build them once.
+
+    Raises:
+        UserError: they cannot be built here, or another text came out.
+    """
+    from trials.tokens import prepare
+
+    wanted = setup.token_set
+    if (wanted.directory / "meta.json").is_file():  # complete, as it was renamed into place; its name is its content
+        return wanted
+    found = prepare(setup.source, wanted.vocabulary, setup.cache, log.info)
+    if (found.corpus_id, found.tokenizer_id) != (wanted.corpus_id, wanted.tokenizer_id):
+        raise UserError(
+            f"text: must be the same on every node, got corpus {found.corpus_id} with tokenizer {found.tokenizer_id} "
+            f"here and {wanted.corpus_id} with {wanted.tokenizer_id} at the driver; install the same packages, or "
+            "mount the same text, on both"
+        )
+    return found
+
+
+def text_on_nodes(source: CorpusSource) -> CorpusSource:
+    """Where other nodes find a text: a job's own folder is copied to each of them, and their actors run inside it."""
+    package = Path(ray.get_runtime_context().runtime_env.get("working_dir", "")).stem
+    parts = source.path.parts
+    return replace(source, path=Path(*parts[parts.index(package) + 1 :])) if package in parts else source
+
+
+def check_shared_storage(location: str, where: Sequence[Place]) -> None:
+    """A trial may go on at another node than the one that wrote its checkpoint.
+
+    Args:
+        location: folder or URL of the checkpoints.
+        where: the devices.
+
+    Raises:
+        SearchHalted: the driver does not find what a node has written.
+    """
+    if "://" in location:
+        return
+    here = ray.get_runtime_context().get_node_id()
+    probe = Path(location) / f"probe-{secrets.token_hex(8)}"
+    for node_id in {place.node_id for place in where} - {here}:
+        strategy = NodeAffinitySchedulingStrategy(node_id, soft=False)
+        try:
+            ray.get(_write_probe.options(num_cpus=0, scheduling_strategy=strategy).remote(str(probe)))
+            found = probe.is_file()
+        except (OSError, RayError) as error:
+            raise SearchHalted(
+                one_line(f"{location}: storage: cannot be written by a node of the cluster ({error})")
+                + "; give --storage a folder that all nodes mount, or a URL such as s3://BUCKET/PREFIX"
+            ) from error
+        if not found:
+            raise SearchHalted(
+                f"{location}: storage: must be the same folder on every node, and the driver does not see what another "
+                "node writes; give --storage a folder that all nodes mount, or a URL such as s3://BUCKET/PREFIX"
+            )
+        probe.unlink()
+
+
+@ray.remote
+def _write_probe(path: str) -> None:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    Path(path).write_text("", encoding="utf-8")
 
 
 class StackClient:
@@ -141,6 +231,7 @@ class StackActors:
 
     names: tuple[str, ...]
     actors: tuple[Any, ...]
+    places: tuple[Place, ...]
 
     def device_seconds(self) -> dict[str, float]:
         """Where the time of all devices went, and their occupancy: the share of it in steps and validation."""
@@ -154,6 +245,22 @@ class StackActors:
         for actor in self.actors:
             with suppress(RayActorError):
                 ray.get(actor.release.remote(trial_id))
+
+    def check_ready(self) -> None:
+        """Waits for the devices of other nodes, whose text may have to be built; the driver's node has its own.
+
+        Raises:
+            SearchHalted: one of them cannot train.
+        """
+        for place, actor in zip(self.places, self.actors, strict=True):
+            if place.node_id == ray.get_runtime_context().get_node_id():
+                continue
+            try:
+                fault: str = ray.get(actor.fault.remote())
+            except RayActorError as error:
+                fault = str(error)
+            if fault:
+                raise SearchHalted(one_line(f"node {place.node_id[:8]}: {fault}") + "; then go on with resume")
 
     def kill(self) -> None:
         for actor in self.actors:
@@ -181,7 +288,7 @@ def start_stack_actors(runner: str, setup: DeviceSetup, where: Sequence[Place], 
         ).remote(setup)
         for name, place in zip(names, where, strict=True)
     ]
-    return StackActors(names, tuple(actors))
+    return StackActors(names, tuple(actors), tuple(where))
 
 
 def connect(names: Sequence[str], num_workers: int) -> StackClient:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
-import os
 import secrets
 import signal
 import tempfile
@@ -13,27 +12,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
 
 from hpsearch import recording
 from hpsearch.checkpoint_files import adopt_orphans, check_present, remove_garbage, removing
 from hpsearch.conductor import Conductor
+from hpsearch.corpus_source import corpus_source
 from hpsearch.decisions import Idle
 from hpsearch.events import ConfirmOpened, ConfirmPlan, Opened, Resumed
 from hpsearch.folder import SearchFolder
 from hpsearch.ledger import Ledger
 from hpsearch.plan import check_budget
-from hpsearch.runners import DeviceSetup, places, start_stack_actors
+from hpsearch.ray_session import connected_ray
+from hpsearch.runners import DeviceSetup, check_shared_storage, places, start_stack_actors, text_on_nodes
 from hpsearch.scheduler import Desk, LedgerSearcher, PromotionScheduler, tuner_options
 from hpsearch.search_log import logging_to
-from hpsearch.spec import PYTHON_TEXT, Spec
+from hpsearch.spec import Spec
 from hpsearch.state import SearchState
 from hpsearch.trainable import Trial
 from hpsearch.trials_table import read_state
 from hpsearch.view import View
 from search_spaces.errors import UserError
-from trials.corpus import CorpusSource
 from trials.storage import check_writable
 from trials.tokens import TokenSet, prepare
 
@@ -42,19 +41,6 @@ log = logging.getLogger(__name__)
 WORKER_BYTES = 200 * 2**20  # what a thin worker asks of Ray: memory only, so that the stack has all CPUs
 SPARE_WORKERS = 1  # beyond the slots: waits at the stack's door, so a freed slot is filled at once
 RECORDED_VERSIONS = ("hpsearch", "torch", "ray", "optuna", "mlflow", "numpy", "scipy", "tokenizers")
-RAY_ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AUTH_MODE": "disabled",  # an embedded Ray listens on loopback only
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # our own handler leaves the search resumable
-    "RAY_AIR_NEW_OUTPUT": "0",  # our own view shows the search
-    # Ray's default of 15 starves one of a stack's threads as soon as anything else runs, and the others wait for it.
-    "RAY_worker_niceness": "0",
-    # Some 50 us of spinning at a barrier, then sleep: alone as fast as OpenMP's endless spinning, beside another
-    # busy process several times faster.
-    "GOMP_SPINCOUNT": "20000",
-}
 
 
 def start_search(spec: Spec, folder: SearchFolder, cache: Path, view: View) -> SearchState:
@@ -88,22 +74,28 @@ def start_search(spec: Spec, folder: SearchFolder, cache: Path, view: View) -> S
         return _conduct(Conductor(ledger, read_state(folder.ledger), folder), token_set, cache, view)
 
 
-def resume_search(folder: SearchFolder, cache: Path, view: View) -> SearchState:
+def resume_search(folder: SearchFolder, cache: Path, view: View, text: str = "") -> SearchState:
     """Takes a search up where its ledger and its checkpoints say it is.
+
+    Args:
+        folder: of the search.
+        cache: folder of tokens.
+        view: who shows the progress.
+        text: where the text of the search is now, if it has moved.
 
     Raises:
         UserError: it runs already, its text is no longer the same, or its checkpoints are gone or out of reach.
     """
     ledger = Ledger(folder.ledger)
     with ledger.writing():
-        state = read_state(folder.ledger)
+        state = _with_text_at(text, read_state(folder.ledger))
         if state.closed is not None and state.closed.complete:
             return state
         check_writable(folder.checkpoints)
         check_present(state)
         token_set = _same_text(state, cache, view)
         ledger.append(Resumed(incarnation=secrets.token_hex(4), versions=_versions()), after_seq=state.seq)
-        conductor = Conductor(ledger, read_state(folder.ledger), folder)
+        conductor = Conductor(ledger, _with_text_at(text, read_state(folder.ledger)), folder)
         adopt_orphans(conductor)
         remove_garbage(conductor)
         view.update(conductor.state)
@@ -151,11 +143,11 @@ def _same_text(state: SearchState, cache: Path, view: View) -> TokenSet:
     return token_set
 
 
-def corpus_source(spec: Spec) -> CorpusSource:
-    """Where the text of a search comes from."""
-    if spec.text.source == PYTHON_TEXT:
-        return CorpusSource("python")
-    return CorpusSource("path", Path(spec.text.source))
+def _with_text_at(source: str, state: SearchState) -> SearchState:
+    """The search, its text read from elsewhere; its id says that it is the same."""
+    if source:
+        state.spec = state.spec.model_copy(update={"text": state.spec.text.model_copy(update={"source": source})})
+    return state
 
 
 def _conduct(conductor: Conductor, token_set: TokenSet, cache: Path, view: View) -> SearchState:
@@ -165,8 +157,8 @@ def _conduct(conductor: Conductor, token_set: TokenSet, cache: Path, view: View)
     # Ray ends the process. The recorder is a process.
     with (
         logging_to(folder.log),
-        _stop_on_signal(conductor),
-        embedded_ray(view),
+        connected_ray(folder.home.ray, view),
+        _stop_on_signal(conductor),  # here, as Ray takes SIGTERM for itself when it is joined
         recording.in_background(folder, view.recorded),
         removing() as conductor.remove,
     ):
@@ -193,17 +185,21 @@ def _tune(conductor: Conductor, token_set: TokenSet, cache: Path, view: View) ->
         # The start gate waits for all workers, and Ray Tune makes none beyond the trials.
         num_workers = min(num_workers, conductor.state.confirm_trials_left)
     runner = f"{spec.name}-{conductor.state.incarnations[-1]}"
+    check_shared_storage(conductor.folder.checkpoints, devices)
+    source = text_on_nodes(corpus_source(spec))
     setup = DeviceSetup(
         token_set,
+        source,
         spec.slots,
         spec.text.validation_tokens,
         spec.device,
-        cache / "compiled",
+        cache,
         spec.checkpoints.patience_s,
     )
     actors = start_stack_actors(runner, setup, devices, num_workers)
     desk = Desk(conductor, actors.names, num_workers, actors.release, lambda: view.update(conductor.state))
     try:
+        actors.check_ready()
         with tempfile.TemporaryDirectory(prefix="hpsearch-") as private:
             tune.Tuner(
                 tune.with_resources(Trial, tune.PlacementGroupFactory([{"memory": WORKER_BYTES}])),
@@ -225,28 +221,6 @@ def _tune(conductor: Conductor, token_set: TokenSet, cache: Path, view: View) ->
 
 def _trial_name(trial: Any) -> str:
     return str(trial.config["trial_id"])
-
-
-@contextmanager
-def embedded_ray(view: View) -> Iterator[None]:
-    """A Ray of our own on this machine, on loopback, unless one is connected already."""
-    if ray.is_initialized():
-        yield
-        return
-    view.note("ray: starting")
-    os.environ.update(RAY_ENVIRONMENT)
-    ray.init(
-        address="local",
-        namespace="hpsearch",
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=256 * 2**20,  # measurements are small; text is read from a shared memmap
-    )
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 @contextmanager

@@ -46,9 +46,9 @@ def run_shown(spec: Spec, home: Home, cache: Path, output: str) -> int:
     return _shown(folder, lambda view: start_search(spec, folder, cache, view), output)
 
 
-def resume_shown(folder: SearchFolder, cache: Path, output: str) -> int:
-    """Goes on with a search; otherwise as `run_shown`."""
-    return _shown(folder, lambda view: resume_search(folder, cache, view), output)
+def resume_shown(folder: SearchFolder, cache: Path, output: str, text: str = "") -> int:
+    """Goes on with a search, whose text may have moved; otherwise as `run_shown`."""
+    return _shown(folder, lambda view: resume_search(folder, cache, view, text), output)
 
 
 def confirm_shown(folder: SearchFolder, seq: int, plan: ConfirmPlan, cache: Path, output: str) -> int:
@@ -58,6 +58,7 @@ def confirm_shown(folder: SearchFolder, seq: int, plan: ConfirmPlan, cache: Path
 
 def _shown(folder: SearchFolder, search: Callable[[View], SearchState], output: str) -> int:
     check_address(folder.mlflow_uri)
+    folder.home.check_for_cluster()
     console = Console()
     view: LiveView | QuietView
     if output == "live":

@@ -30,9 +30,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """A real Ray, started once."""
-    from hpsearch.search import embedded_ray
+    from hpsearch.ray_session import connected_ray
 
-    with embedded_ray(QuietView()):
+    with connected_ray("", QuietView()):
         yield
 
 

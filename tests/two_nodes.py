@@ -20,7 +20,8 @@ from ray.cluster_utils import Cluster
 
 from hpsearch.folder import SearchFolder
 from hpsearch.home import Home
-from hpsearch.search import RAY_ENVIRONMENT, start_search
+from hpsearch.ray_session import EMBEDDED_ENVIRONMENT
+from hpsearch.search import start_search
 from hpsearch.spec import load_spec
 from hpsearch.trials_table import read_state
 from hpsearch.view import QuietView
@@ -46,7 +47,7 @@ def kill_one(folder: SearchFolder, killed: list[str]) -> None:
 
 def main() -> None:
     file, home, cache = (Path(argument) for argument in sys.argv[1:])
-    os.environ.update(RAY_ENVIRONMENT)
+    os.environ.update(EMBEDDED_ENVIRONMENT)
     cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()

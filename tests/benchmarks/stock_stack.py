@@ -48,11 +48,11 @@ from mlflow.tracking import MlflowClient
 from rich.console import Console
 from rich.table import Table
 
+from hpsearch.corpus_source import corpus_source
 from hpsearch.events import TrialState
 from hpsearch.folder import SearchFolder
 from hpsearch.home import Home
 from hpsearch.plan import architecture, rung_tokens, smallest_batch, trial_config
-from hpsearch.search import corpus_source
 from hpsearch.spec import Spec, check_spec
 from hpsearch.trials_table import read_state
 from search_spaces.parameter import Scale

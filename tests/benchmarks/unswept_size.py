@@ -19,10 +19,10 @@ import numpy.typing as npt
 import platformdirs
 from scipy import stats
 
+from hpsearch.corpus_source import corpus_source
 from hpsearch.folder import find_search
 from hpsearch.home import Home
 from hpsearch.plan import PROOF, rung_tokens, trial_config
-from hpsearch.search import corpus_source
 from hpsearch.state import SearchState
 from hpsearch.transfer.proof import fit_search
 from hpsearch.trials_table import read_state

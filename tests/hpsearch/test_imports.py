@@ -14,7 +14,15 @@ from tests.conftest import REPOSITORY
 
 ALLOWED = {
     "torch": {"trials"},
-    "ray": {"hpsearch/scheduler", "hpsearch/search", "hpsearch/trainable", "hpsearch/runners"},
+    "ray": {
+        "hpsearch/scheduler",
+        "hpsearch/search",
+        "hpsearch/trainable",
+        "hpsearch/runners",
+        "hpsearch/ray_session",
+        "hpsearch/cluster_jobs",
+        "hpsearch/cluster_probe",
+    },
     "mlflow": {
         "hpsearch/mlflow_store",
         "hpsearch/record",

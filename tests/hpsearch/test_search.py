@@ -148,7 +148,7 @@ def test_the_sender_ends_before_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         yield
         order.append(f"{name} ends")
 
-    monkeypatch.setattr(search, "embedded_ray", lambda view: noted("ray"))
+    monkeypatch.setattr(search, "connected_ray", lambda address, view: noted("ray"))
     monkeypatch.setattr(recording, "in_background", lambda folder, told: noted("sender"))
     conductor = begin(tmp_path / "simulated", spec_of())
     drive(conductor, World())

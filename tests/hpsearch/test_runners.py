@@ -1,0 +1,68 @@
+"""The tokens of a node that has none yet; where nodes find a text."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from hpsearch.halted import SearchHalted
+from hpsearch.model_spec import DeviceSection
+from hpsearch.runners import DeviceSetup, Place, RemoteStackActor, check_shared_storage, token_set_here
+from search_spaces.errors import UserError
+from trials.corpus import CorpusSource
+from trials.tokens import prepare
+
+
+@pytest.fixture
+def setup(tmp_path: Path) -> DeviceSetup:
+    """What a driver sends, from a node whose cache the receiver has not."""
+    words = random.Random(0).choices(["alpha", "beta", "gamma", "delta", "epsilon\n"], k=200_000)
+    text = tmp_path / "text.txt"
+    text.write_text(" ".join(words))
+    source = CorpusSource("path", text)
+    token_set = prepare(source, 300, tmp_path / "driver", lambda note: None)
+    device = DeviceSection(compile=False, precision="float32")
+    return DeviceSetup(token_set, source, 1, 1024, device, tmp_path / "node", 1.0)
+
+
+def test_a_node_that_has_the_tokens_uses_them(setup: DeviceSetup) -> None:
+    assert token_set_here(setup) == setup.token_set
+    assert not setup.cache.exists()
+
+
+def test_a_node_without_them_builds_the_same(setup: DeviceSetup) -> None:
+    shutil.rmtree(setup.token_set.directory)
+    found = token_set_here(setup)
+    assert found == replace(setup.token_set, directory=found.directory)
+    assert found.directory.is_relative_to(setup.cache)
+
+
+def test_another_text_is_refused(setup: DeviceSetup) -> None:
+    shutil.rmtree(setup.token_set.directory)
+    setup.source.path.write_text(setup.source.path.read_text()[::-1])
+    with pytest.raises(UserError, match="text: must be the same on every node, got corpus "):
+        token_set_here(setup)
+
+
+def test_an_actor_tells_why_it_cannot_train(ray_session: None, setup: DeviceSetup) -> None:
+    shutil.rmtree(setup.token_set.directory)
+    setup.source.path.unlink()
+    actor: Any = RemoteStackActor.options(num_cpus=0).remote(setup)
+    try:
+        assert str(setup.source.path) in ray.get(actor.fault.remote())
+    finally:
+        ray.kill(actor)
+
+
+def test_a_single_node_shares_its_storage_with_itself(ray_session: None, tmp_path: Path) -> None:
+    here = ray.get_runtime_context().get_node_id()
+    check_shared_storage(str(tmp_path / "checkpoints"), [Place(here, 1, 0)])
+    assert not (tmp_path / "checkpoints").exists(), "nothing is written where there is nobody to share with"
+    with pytest.raises(SearchHalted, match="give --storage a folder that all nodes mount"):
+        check_shared_storage("/dev/null/checkpoints", [Place("1" * 56, 1, 0)])
