@@ -195,7 +195,7 @@ def _tune(conductor: Conductor, token_set: TokenSet, cache: Path, view: View) ->
     runner = f"{spec.name}-{conductor.state.incarnations[-1]}"
     setup = DeviceSetup(token_set, spec.slots, spec.text.validation_tokens, spec.device, cache / "compiled")
     actors = start_stack_actors(runner, setup, devices, num_workers)
-    desk = Desk(conductor, actors.names, num_workers, actors.release, lambda: view.update(conductor.state))
+    desk = Desk(conductor, actors.names, num_workers, lambda: view.update(conductor.state))
     try:
         with tempfile.TemporaryDirectory(prefix="hpsearch-") as private:
             tune.Tuner(
