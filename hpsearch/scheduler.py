@@ -40,7 +40,7 @@ class Desk:
         self.num_workers = num_workers
         self.on_event = on_event  # called after each decision: the progress view
         self.handed_out: set[str] = set()  # our trial ids with a live Tune trial
-        # Begun before a restart and not yet measured: handed out first, in the order of their numbers.
+        # Begun and not yet measured, by workers that are gone: handed out first.
         self.unfinished = [conductor.assignment(trial) for trial in conductor.state.running.values()]
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
@@ -135,17 +135,23 @@ class PromotionScheduler(TrialScheduler):
         return self._judge(tune_controller, trial, Measurement.from_dict(json.loads(result["measurement"])))
 
     def on_trial_error(self, tune_controller: Controller, trial: TuneTrial) -> None:
-        """A worker or its node was lost; Ray Tune starts the trial's segment in another one.
+        """A worker or its node was lost: no fault of the trial, whose own faults are measurements.
 
-        That is no fault of the trial, whose own faults are measurements. Where no worker lives to see a result,
-        the search halts: nothing that another trial does would mend that.
+        Its segment is handed out again, as after a restart. Ray Tune's own retry gives a trial up where it hears
+        twice of one death, which happens. Where no worker lives to see a result the search halts: nothing that
+        another trial does would mend that.
         """
-        trial_id = trial.config["trial_id"]
+        desk, trial_id = self._desk, trial.config["trial_id"]
+        self._forget(trial)
+        running = desk.conductor.state.running.get(trial_id)
+        if running is None:
+            return  # it was measured before; where it is promoted, it gets a new worker
         self._lost[trial_id] += 1
+        desk.unfinished.append(desk.conductor.assignment(running))
         if self._lost[trial_id] > MAX_LOSSES:
-            self._desk.conductor.halt(
-                f"{trial_id}: its worker was lost {self._lost[trial_id]} times in a row; see search.log, and the logs "
-                "of Ray's workers; mend that, then go on with `hpsearch resume`"
+            desk.conductor.halt(
+                f"{trial_id}: its worker was lost {self._lost[trial_id]} times in a row; mend what search.log and the "
+                "logs of Ray's workers say, then go on with `hpsearch resume`"
             )
 
     def on_trial_complete(self, tune_controller: Controller, trial: TuneTrial, result: dict[str, Any]) -> None:
@@ -196,6 +202,6 @@ def tuner_options() -> dict[str, Any]:
     """Ray Tune without anything of its own on disk that anybody reads: no checkpoints, no callbacks."""
     return {
         "checkpoint_config": tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-        "failure_config": tune.FailureConfig(max_failures=-1),
+        "failure_config": tune.FailureConfig(max_failures=0),
         "verbose": 0,
     }

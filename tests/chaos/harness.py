@@ -1,6 +1,6 @@
 """A search as a user starts it, whose parts are killed at random moments.
 
-with Survivor(folder, cache, services) as survivor:
+with Survivor(folder, options, services) as survivor:
     survivor.survive([Kill(Part.DRIVER, events=5, delay_s=0.3), ...])
 
 A moment is counted in events of the ledger plus a delay, so that kills fall everywhere: while Ray starts, within a
@@ -65,6 +65,11 @@ def draw_kills(part: Part, seed: int, count: int = 1) -> list[Kill]:
     moments = random.Random(seed)
     first = Kill(part, moments.randint(1, 30), moments.uniform(0.0, 1.5))
     return [first, *(Kill(part, 0, moments.uniform(0.0, 8.0)) for _ in range(count - 1))]
+
+
+def hpsearch(*arguments: str) -> None:
+    """A command that has to succeed."""
+    subprocess.run([sys.executable, "-m", "hpsearch", *arguments], check=True, stdout=subprocess.DEVNULL)
 
 
 @dataclass(frozen=True)
