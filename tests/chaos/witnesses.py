@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from mlflow.tracking import MlflowClient
 
 from hpsearch.check import check_ledger
-from hpsearch.events import Closed, Ended, Event, Measured, Opened, Resumed, TrialState
+from hpsearch.events import Ended, Event, Measured, TrialState
 from hpsearch.folder import SearchFolder
 from hpsearch.ledger import Entry, Ledger
 from hpsearch.record import TRIAL_TAG
@@ -88,10 +87,9 @@ def same_search(entries: Sequence[Entry], unbroken: Sequence[Entry]) -> None:
 
 
 def essence(entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """The events of the trials, without what names a driver and the clock's time."""
+    """The events of the trials, without the clock's time and the names of files, which name drivers and homes."""
     events = [entry.event for entry in entries]
-    writers = [event.incarnation for event in events if isinstance(event, Opened | Resumed)]
-    return [_bare(event, writers) for event in events if event.kind not in LIFE and not _is_cut(event)]
+    return [_bare(event) for event in events if event.kind not in LIFE and not _is_cut(event)]
 
 
 def recorded_once(folder: SearchFolder, entries: Sequence[Entry]) -> None:
@@ -111,12 +109,8 @@ def _is_cut(event: Event) -> bool:
     return isinstance(event, Ended) and event.state is TrialState.STOPPED
 
 
-def _bare(event: Event, writers: Sequence[str]) -> dict[str, Any]:
-    assert not isinstance(event, Closed)
-    text = event.model_dump_json()
-    for writer in writers:
-        text = text.replace(f"-{writer}.safetensors", "-WRITER.safetensors")
-    bare: dict[str, Any] = json.loads(text)
-    if "measurement" in bare:
-        del bare["measurement"]["seconds"]
+def _bare(event: Event) -> dict[str, Any]:
+    bare = event.model_dump(mode="json")
+    if isinstance(event, Measured):
+        del bare["measurement"]["seconds"], bare["measurement"]["checkpoint"]
     return bare

@@ -14,7 +14,7 @@ from tests.conftest import REPOSITORY
 
 ALLOWED = {
     "torch": {"trials"},
-    "ray": {"hpsearch/scheduler", "hpsearch/search", "hpsearch/trainable", "hpsearch/runners"},
+    "ray": {"hpsearch/scheduler", "hpsearch/search", "hpsearch/trainable", "hpsearch/runners", "hpsearch/node_watch"},
     "mlflow": {"hpsearch/record", "hpsearch/ui", "hpsearch/imports/mlflow_runs"},
     "optuna": {
         "hpsearch/sampler",
