@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -111,12 +112,12 @@ class StackClient:
     def __init__(self, names: Sequence[str], number: int) -> None:
         self._names = names
         self._home = self._number = number
-        self._reached_s = self._moved_s = time.monotonic()
+        self._moved_s = time.monotonic()
+        self._lost_s = math.inf  # since when the actor cannot be reached
 
     def advance(self, assignment: Assignment) -> Measurement:
-        now_s = time.monotonic()
-        if self._number != self._home and now_s - self._moved_s > HOME_AFTER_S:
-            self._number, self._reached_s = self._home, now_s - MOVE_AFTER_S  # one failure, and it moves on again
+        if self._number != self._home and time.monotonic() - self._moved_s > HOME_AFTER_S:
+            self._number, self._lost_s = self._home, -math.inf  # one failure, and it moves on again
         return Measurement.from_dict(self._call("advance", assignment.to_dict()))
 
     def release(self, trial_id: str) -> None:
@@ -128,11 +129,13 @@ class StackClient:
             actor = ray.get_actor(self._names[self._number % len(self._names)])
             answer = ray.get(getattr(actor, method).remote(argument))
         except UNREACHABLE as error:
-            if time.monotonic() - self._reached_s > MOVE_AFTER_S:
+            now_s = time.monotonic()
+            self._lost_s = min(self._lost_s, now_s)
+            if now_s - self._lost_s > MOVE_AFTER_S:
                 self._number += 1
-                self._reached_s = self._moved_s = time.monotonic()
+                self._lost_s, self._moved_s = math.inf, now_s
             raise error if isinstance(error, RayActorError) else RayActorError() from error
-        self._reached_s = time.monotonic()
+        self._lost_s = math.inf
         return answer
 
 

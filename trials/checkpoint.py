@@ -8,9 +8,10 @@ the driver of a search reads headers.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ import safetensors.numpy
 
 from trials.stability import LossTrace
 from trials.trial import Measurement
+
+log = logging.getLogger(__name__)
 
 FORMAT = 2
 TENSORS = ("weights", "mean", "square")  # AdamW's state, 12 bytes a parameter in all
@@ -55,6 +58,21 @@ def save(path: Path, trunk: Trunk, measurement: Measurement) -> None:
     with open(beside, "rb") as written:
         os.fsync(written.fileno())
     os.replace(beside, path)
+
+
+def save_first(path: Path, trunk: Trunk, measurement: Measurement) -> Measurement:
+    """Writes a segment's file unless there is a whole one; returns the measurement that counts, the file's.
+
+    Where a device was cut off, another one trains its segments. Either may come second: it takes what is there, so
+    that the ledger and the file never tell of different trainings.
+    """
+    if path.exists():
+        with suppress(CheckpointError):  # half of one is no measurement
+            found = read_measurement(path)
+            log.warning("%s: another device was first, its measurement counts", path)
+            return found
+    save(path, trunk, measurement)
+    return measurement
 
 
 def read_measurement(path: Path) -> Measurement:

@@ -265,8 +265,7 @@ class Stack:
         far_loss = self._held_out.far_loss(self._program, weights, knobs)
         attention = self._held_out.max_attention_logit(self._program, weights, knobs)
         measurement = measure(Outcome.MEASURED, slot.note, loss, far_loss, attention)
-        checkpoint.save(Path(slot.assignment.save_to), slot.trunk, measurement)
-        return measurement
+        return checkpoint.save_first(Path(slot.assignment.save_to), slot.trunk, measurement)
 
     def _measurement(
         self,

@@ -75,12 +75,25 @@ class Node:
         self._processes.append(process)
         return process
 
-    def kill(self) -> None:
-        """SIGKILL to all that runs there, as a power cut."""
+    def processes(self) -> list[psutil.Process]:
+        """All that runs there."""
         inside = subprocess.run(["ip", "netns", "pids", self._name], capture_output=True, text=True, check=False)
+        found = []
         for pid in inside.stdout.split():
             with suppress(psutil.NoSuchProcess):
-                psutil.Process(int(pid)).kill()
+                found.append(psutil.Process(int(pid)))
+        return found
+
+    def ray_logs(self) -> str:
+        """What Ray's workers on the node have said of errors."""
+        logs = Path(f"/tmp/ray-{self._name}").glob("session_*/logs/worker-*.err")
+        return "".join(log.read_text(errors="replace") for log in logs)
+
+    def kill(self) -> None:
+        """SIGKILL to all that runs there, as a power cut."""
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         for process in self._processes:
             process.wait()
         self._processes.clear()
