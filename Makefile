@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 NAME ?= quickstart
 
 .DEFAULT_GOAL := help
-.PHONY: help search test check lint benchmark verify-models clean
+.PHONY: help search test check lint chaos benchmark verify-models clean
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -33,6 +33,9 @@ lint: $(VENV)/installed ## ruff and mypy
 check: lint test ## everything: lint, tests, the slow tests (README commands, quickstart, kills), a cluster's
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python -m pytest -m cluster
+
+chaos: $(VENV)/installed ## every part killed at random moments, nodes cut off, disks full (half an hour; root for all of it)
+	$(BIN)/python -m pytest -m chaos
 
 benchmark: $(VENV)/installed ## the figures of the README, measured again (about an hour)
 	$(BIN)/python -m tests.benchmarks.unswept_size

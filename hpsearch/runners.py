@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import secrets
 import threading
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorUnschedulableError, GetTimeoutError, RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hpsearch.halted import SearchHalted
@@ -32,7 +33,10 @@ log = logging.getLogger(__name__)
 EXIT_AFTER_S = 2.0  # an actor whose device has ended answers those who wait before it goes
 GATE_TIMEOUT_S = 20.0  # a worker that takes longer to start is not waited for
 MOVE_AFTER_S = 60.0  # a device that cannot be reached for so long is left for the next one
+HOME_AFTER_S = 300.0  # a worker that has left its device looks for it again so often: a node may have been replaced
+FAREWELL_S = 10.0  # a device that does not say within this where its time went has taken the answer with it
 SPARE_CALLS = 8  # calls that must not wait behind blocked `advance` calls: hello, release, device_seconds
+UNREACHABLE = (RayActorError, ActorUnschedulableError, ValueError)  # ValueError: no actor of this name
 
 
 @dataclass(frozen=True)
@@ -195,14 +199,17 @@ def _write_probe(path: str) -> None:
 
 
 class StackClient:
-    """The Runner of a thin worker: passes segments to the stack actor that it was given."""
+    """The Runner of a thin worker: passes segments to the stack actor that it was given, or to the next that lives."""
 
     def __init__(self, names: Sequence[str], number: int) -> None:
         self._names = names
-        self._number = number
-        self._reached_s = time.monotonic()
+        self._home = self._number = number
+        self._moved_s = time.monotonic()
+        self._lost_s = math.inf  # since when the actor cannot be reached
 
     def advance(self, assignment: Assignment) -> Measurement:
+        if self._number != self._home and time.monotonic() - self._moved_s > HOME_AFTER_S:
+            self._number, self._lost_s = self._home, -math.inf  # one failure, and it moves on again
         return Measurement.from_dict(self._call("advance", assignment.to_dict()))
 
     def release(self, trial_id: str) -> None:
@@ -214,14 +221,16 @@ class StackClient:
             actor = ray.get_actor(self._names[self._number % len(self._names)])
             answer = ray.get(getattr(actor, method).remote(argument))
         except RayTaskError:  # an answer, though it may be a ValueError as well
-            self._reached_s = time.monotonic()
+            self._lost_s = math.inf
             raise
-        except (RayActorError, ValueError) as error:  # ValueError: no actor of this name
-            if time.monotonic() - self._reached_s > MOVE_AFTER_S:
+        except UNREACHABLE as error:
+            now_s = time.monotonic()
+            self._lost_s = min(self._lost_s, now_s)
+            if now_s - self._lost_s > MOVE_AFTER_S:
                 self._number += 1
-                self._reached_s = time.monotonic()
+                self._lost_s, self._moved_s = math.inf, now_s
             raise error if isinstance(error, RayActorError) else RayActorError() from error
-        self._reached_s = time.monotonic()
+        self._lost_s = math.inf
         return answer
 
 
@@ -234,17 +243,26 @@ class StackActors:
     places: tuple[Place, ...]
 
     def device_seconds(self) -> dict[str, float]:
-        """Where the time of all devices went, and their occupancy: the share of it in steps and validation."""
-        times: list[Mapping[str, float]] = ray.get([actor.device_seconds.remote() for actor in self.actors])
+        """Where the time of all devices went, and their occupancy: the share of it in steps and validation.
+
+        Of those that answer: what a dead one did is not known.
+        """
+        asked = [actor.device_seconds.remote() for actor in self.actors]
+        ray.wait(asked, num_returns=len(asked), timeout=FAREWELL_S)
+        times = list[Mapping[str, float]]()
+        for answer in asked:
+            with suppress(GetTimeoutError, *UNREACHABLE):
+                times.append(ray.get(answer, timeout=0))
+        if not times:
+            return {}
         total = {key: sum(time[key] for time in times) for key in times[0]}
         busy = total["training_s"] + total["measuring_s"]
         return {**total, "occupancy": busy / total["span_s"] if total["span_s"] else 0.0, "devices": float(len(times))}
 
     def release(self, trial_id: str) -> None:
-        """Makes every device forget the trial; one that cannot be reached has forgotten it."""
+        """Tells every device to forget the trial; does not wait, as one that is dead has forgotten it."""
         for actor in self.actors:
-            with suppress(RayActorError):
-                ray.get(actor.release.remote(trial_id))
+            actor.release.remote(trial_id)
 
     def check_ready(self) -> None:
         """Waits for the devices of other nodes, whose text may have to be built; the driver's node has its own.
@@ -284,7 +302,8 @@ def start_stack_actors(runner: str, setup: DeviceSetup, where: Sequence[Place], 
             num_gpus=place.gpus,
             max_concurrency=num_workers + SPARE_CALLS,
             max_restarts=-1,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(place.node_id, soft=False),
+            # Soft: where its node has died, it starts on one that replaces it. There is room for one a node.
+            scheduling_strategy=NodeAffinitySchedulingStrategy(place.node_id, soft=True),
         ).remote(setup)
         for name, place in zip(names, where, strict=True)
     ]
@@ -292,10 +311,16 @@ def start_stack_actors(runner: str, setup: DeviceSetup, where: Sequence[Place], 
 
 
 def connect(names: Sequence[str], num_workers: int) -> StackClient:
-    """The runner of this worker, once all workers have arrived; they are dealt to the devices in turn."""
-    gate: Any = ray.get_actor(names[0])
-    number: int = ray.get(gate.hello.remote(ray.get_runtime_context().get_actor_id(), num_workers))
-    return StackClient(names, number)
+    """The runner of this worker, once all workers have arrived; they are dealt to the devices in turn.
+
+    The first device that lives is the gate. Where none does, the client waits for one as it always would.
+    """
+    worker = ray.get_runtime_context().get_actor_id()
+    for name in names:
+        with suppress(*UNREACHABLE):
+            gate: Any = ray.get_actor(name)
+            return StackClient(names, ray.get(gate.hello.remote(worker, num_workers)))
+    return StackClient(names, 0)
 
 
 def _places_of(node_id: str, resources: Mapping[str, float]) -> list[Place]:

@@ -7,6 +7,7 @@ Ray Tune places and supervises trials. What is asked, paused, promoted and stopp
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -17,10 +18,11 @@ from ray.tune.search import Searcher
 from hpsearch.conductor import Conductor
 from hpsearch.decisions import Idle
 from hpsearch.events import Asked, Predicted, Promoted, TrialState
-from trials.trial import Assignment, Measurement, Outcome
+from trials.trial import Assignment, Measurement
 
 TuneTrial = Any  # ray.tune.experiment.Trial, which is untyped
 Controller = Any  # ray.tune's TuneController
+MAX_LOSSES = 20  # of workers in a row; one that cannot even start burns some seconds each
 
 
 class Desk:
@@ -37,10 +39,10 @@ class Desk:
         self.conductor = conductor
         self.runners = runners  # names that workers find the stack actors by
         self.num_workers = num_workers
-        self.release = release  # makes the devices forget a trial
+        self.release = release  # makes the devices forget a trial, without waiting for them
         self.on_event = on_event  # called after each decision: the progress view
         self.handed_out: set[str] = set()  # our trial ids with a live Tune trial
-        # Begun before a restart and not yet measured: handed out first, in the order of their numbers.
+        # Begun and not yet measured, by workers that are gone: handed out first.
         self.unfinished = [conductor.assignment(trial) for trial in conductor.state.running.values()]
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
@@ -120,6 +122,7 @@ class PromotionScheduler(TrialScheduler):
         self._desk = desk
         self._live: dict[str, TuneTrial] = {}  # by our trial id
         self._promoted: list[TuneTrial] = []  # not yet in a worker
+        self._lost: Counter[str] = Counter()  # workers of each trial since its last result
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return object, ()
@@ -137,12 +140,24 @@ class PromotionScheduler(TrialScheduler):
         return self._judge(tune_controller, trial, Measurement.from_dict(json.loads(result["measurement"])))
 
     def on_trial_error(self, tune_controller: Controller, trial: TuneTrial) -> None:
-        """A worker or node lost more often than Tune retries: recorded as FAIL, the search goes on."""
-        assignment = Assignment.from_dict(trial.config["assignment"])
-        fault = Measurement.fault(assignment, Outcome.FAIL, "the worker was lost again and again; see search.log")
-        self._desk.release(assignment.trial_id)
-        self._desk.conductor.measured(fault)
+        """A worker or its node was lost: no fault of the trial, whose own faults are measurements.
+
+        Its segment is handed out again, as after a restart. Ray Tune's own retry gives a trial up where it hears
+        twice of one death, which happens. Where no worker lives to see a result the search halts: nothing that
+        another trial does would mend that.
+        """
+        desk, trial_id = self._desk, trial.config["trial_id"]
         self._forget(trial)
+        running = desk.conductor.state.running.get(trial_id)
+        if running is None:
+            return  # it was measured before; where it is promoted, it gets a new worker
+        self._lost[trial_id] += 1
+        desk.unfinished.append(desk.conductor.assignment(running))
+        if self._lost[trial_id] > MAX_LOSSES:
+            desk.conductor.halt(
+                f"{trial_id}: its worker was lost {self._lost[trial_id]} times in a row; mend what search.log and the "
+                "logs of Ray's workers say, then go on with `hpsearch resume`"
+            )
 
     def on_trial_complete(self, tune_controller: Controller, trial: TuneTrial, result: dict[str, Any]) -> None:
         self._forget(trial)
@@ -163,6 +178,7 @@ class PromotionScheduler(TrialScheduler):
         return "promotion-type ASHA"
 
     def _judge(self, tune_controller: Controller, trial: TuneTrial, measurement: Measurement) -> str:
+        del self._lost[measurement.trial_id]
         judged = self._desk.conductor.measured(measurement)
         self._desk.on_event()
         if judged.verdict is not TrialState.PAUSED:
@@ -193,6 +209,6 @@ def tuner_options() -> dict[str, Any]:
     """Ray Tune without anything of its own on disk that anybody reads: no checkpoints, no callbacks."""
     return {
         "checkpoint_config": tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-        "failure_config": tune.FailureConfig(max_failures=3),
+        "failure_config": tune.FailureConfig(max_failures=0),
         "verbose": 0,
     }

@@ -22,6 +22,7 @@ from hpsearch.decisions import Idle
 from hpsearch.events import ConfirmOpened, ConfirmPlan, Opened, Resumed
 from hpsearch.folder import SearchFolder
 from hpsearch.ledger import Ledger
+from hpsearch.node_watch import watching_node
 from hpsearch.plan import check_budget
 from hpsearch.ray_session import connected_ray
 from hpsearch.runners import DeviceSetup, check_shared_storage, places, start_stack_actors, text_on_nodes
@@ -165,7 +166,8 @@ def _conduct(conductor: Conductor, token_set: TokenSet, cache: Path, view: View)
         # Nothing may be left where the driver died between the last measurement and its farewell.
         left = conductor.state.running or conductor.decide() is not Idle.FINISHED
         try:
-            device_seconds = _tune(conductor, token_set, cache, view) if left else {}
+            with watching_node(conductor.halt):
+                device_seconds = _tune(conductor, token_set, cache, view) if left else {}
             complete = not conductor.stopping and conductor.decide() is Idle.FINISHED
             conductor.close(complete, device_seconds)
         except Exception as error:  # what Ray Tune makes of it

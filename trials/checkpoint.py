@@ -8,8 +8,9 @@ the driver of a search reads headers.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,8 @@ import safetensors.numpy
 from trials import storage
 from trials.stability import LossTrace
 from trials.trial import Measurement
+
+log = logging.getLogger(__name__)
 
 FORMAT = 2
 LENGTH_BYTES = 8  # of the header, little-endian, at the start of a safetensors file
@@ -60,6 +63,23 @@ def save(location: str, trunk: Trunk, measurement: Measurement) -> None:
         "measurement": json.dumps(measurement.to_dict()),
     }
     storage.write(location, safetensors.numpy.save(dict(trunk.tensors), metadata=header))
+
+
+def save_first(location: str, trunk: Trunk, measurement: Measurement) -> Measurement:
+    """Writes a segment's file unless there is a whole one; returns the measurement that counts, the file's.
+
+    Where a device was cut off, another one trains its segments. Either may come second: it takes what is there, so
+    that the ledger and the file never tell of different trainings.
+
+    Raises:
+        StorageError: it cannot be written, or whether there is one cannot be told.
+    """
+    with suppress(CheckpointError):  # absent, or half of one, which is no measurement
+        found = read_measurement(location)
+        log.warning("%s: another device was first, its measurement counts", location)
+        return found
+    save(location, trunk, measurement)
+    return measurement
 
 
 def read_measurement(location: str) -> Measurement:

@@ -278,9 +278,8 @@ class Stack:
         far_loss = self._held_out.far_loss(self._program, weights, knobs)
         attention = self._held_out.max_attention_logit(self._program, weights, knobs)
         measurement = measure(Outcome.MEASURED, slot.note, loss, far_loss, attention)
-        save = partial(checkpoint.save, slot.assignment.save_to, slot.trunk, measurement)
-        patiently(save, self._patience_s)
-        return measurement
+        save = partial(checkpoint.save_first, slot.assignment.save_to, slot.trunk, measurement)
+        return patiently(save, self._patience_s)
 
     def _measurement(
         self,

@@ -19,6 +19,7 @@ ALLOWED = {
         "hpsearch/search",
         "hpsearch/trainable",
         "hpsearch/runners",
+        "hpsearch/node_watch",
         "hpsearch/ray_session",
         "hpsearch/cluster_jobs",
         "hpsearch/cluster_probe",

@@ -138,6 +138,18 @@ def test_a_damaged_byte_is_refused_or_harmless(whole: bytes, scratch: Path, data
             assert scratch.name in str(error)
 
 
+def test_who_comes_second_takes_what_is_there(tmp_path: Path) -> None:
+    """A device that was cut off, and whose segment another one has trained meanwhile."""
+    path, late = tmp_path / "a.safetensors", replace(MEASUREMENT, loss=2.25)
+    assert checkpoint.save_first(str(path), TRUNK, MEASUREMENT) == MEASUREMENT
+    before = path.read_bytes()
+    assert checkpoint.save_first(str(path), replace(TRUNK, steps=17), late) == MEASUREMENT
+    assert path.read_bytes() == before
+    path.write_bytes(before[:-1])
+    assert checkpoint.save_first(str(path), TRUNK, late) == late
+    assert checkpoint.read_measurement(str(path)) == late
+
+
 def test_other_shape_is_refused(whole: bytes, scratch: Path) -> None:
     scratch.write_bytes(whole)
     with pytest.raises(CheckpointError, match=rf"{scratch.name}: holds .*\({SIZE},\).*8 parameters was expected"):
