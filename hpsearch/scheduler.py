@@ -150,10 +150,13 @@ class PromotionScheduler(TrialScheduler):
     def choose_trial_to_run(self, tune_controller: Controller) -> TuneTrial | None:
         self._promoted = [trial for trial in self._promoted if trial.status in ("PAUSED", "PENDING")]
         conductor = self._desk.conductor
-        if conductor.stopping or (conductor.decide() is Idle.FINISHED and not self._promoted):
+        if conductor.stopping:
             self._stop_all(tune_controller)
-        elif self._desk.has_room and not self._desk.unfinished:
-            self._promote(conductor.decide())
+        elif self._desk.has_room and not self._desk.unfinished:  # else asked for nothing, at the price of a proposal
+            decision = conductor.decide()
+            if decision is Idle.FINISHED and not self._promoted:
+                self._stop_all(tune_controller)
+            self._promote(decision)
         return self._promoted[0] if self._promoted else None
 
     def debug_string(self) -> str:

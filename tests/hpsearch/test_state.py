@@ -47,8 +47,8 @@ def test_flops_are_reserved_when_begun_and_spent_when_measured(tmp_path: Path) -
     assert (state.spent_flops, state.reserved_flops) == (0, first.asked.cost_flops + second.asked.cost_flops)
     conductor.measured(World().measure(conductor.assignment(first)))
     assert (state.spent_flops, state.reserved_flops) == (first.flops_of(0), second.flops_of(0))
-    assert first.remaining_flops == first.flops_of(1) + first.flops_of(2)
-    assert second.remaining_flops == sum(second.flops_of(rung) for rung in range(3))
+    assert first.later_flops == first.flops_of(1) + first.flops_of(2)
+    assert second.later_flops == second.flops_of(1) + second.flops_of(2)
 
 
 def test_a_trial_is_as_good_as_its_last_measurement(tmp_path: Path) -> None:
