@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,6 +47,26 @@ class DeviceSetup:
     compile_cache: Path
 
 
+class StartGate:
+    """Lets the workers of a search begin together.
+
+    Ray Tune hands a finished trial's worker to the next one and drops the worker that was still starting for it, so
+    without a gate short trials collapse onto one worker.
+    """
+
+    def __init__(self) -> None:
+        self._workers: dict[str, int] = {}
+        self._arrived = threading.Condition()
+
+    def pass_through(self, worker: str, num_workers: int) -> int:
+        """Returns when all workers are there, with the worker's number in order of arrival."""
+        with self._arrived:
+            number = self._workers.setdefault(worker, len(self._workers))
+            self._arrived.notify_all()
+            self._arrived.wait_for(lambda: len(self._workers) >= num_workers, GATE_TIMEOUT_S)
+        return number
+
+
 class StackActor:
     """Owns a device. Its calls block in threads; the threads of `trials.device` train."""
 
@@ -62,21 +82,12 @@ class StackActor:
         engine = choose_engine(setup.device.precision, setup.device.compile, setup.slots, threads)
         memory_bytes = setup.device.memory_bytes or free_bytes(engine)
         self._device = Device(setup.token_set, setup.slots, setup.validation_tokens, engine, memory_bytes)
-        self._workers: dict[str, int] = {}
-        self._arrived = threading.Condition()
+        self._gate = StartGate()
 
     @ray.method
     def hello(self, worker: str, num_workers: int) -> int:
-        """The start gate: returns when all workers are there, with the worker's number in order of arrival.
-
-        Ray Tune hands a finished trial's worker to the next one and drops the worker that was still starting
-        for it, so without a gate short trials collapse onto one worker.
-        """
-        with self._arrived:
-            number = self._workers.setdefault(worker, len(self._workers))
-            self._arrived.notify_all()
-            self._arrived.wait_for(lambda: len(self._workers) >= num_workers, GATE_TIMEOUT_S)
-        return number
+        """See `StartGate`."""
+        return self._gate.pass_through(worker, num_workers)
 
     @ray.method
     def advance(self, assignment: dict[str, Any]) -> dict[str, Any]:
@@ -100,6 +111,7 @@ class StackActor:
 
 
 RemoteStackActor = ray.remote(StackActor)
+StartActors = Callable[[str, DeviceSetup, Sequence["Place"], int], "StackActors"]  # as `start_stack_actors`
 
 
 class StackClient:
@@ -162,11 +174,13 @@ def places() -> tuple[Place, ...]:
     return tuple(place for place in every if place.gpus) or tuple(every)
 
 
-def start_stack_actors(runner: str, setup: DeviceSetup, where: Sequence[Place], num_workers: int) -> StackActors:
+def start_stack_actors(
+    runner: str, setup: DeviceSetup, where: Sequence[Place], num_workers: int, actor: Any = RemoteStackActor
+) -> StackActors:
     """Starts one actor a place, of the runner named `runner`; each may be called by every worker."""
     names: tuple[str, ...] = tuple(f"stack-{runner}-{number}" for number in range(len(where)))
     actors = [
-        RemoteStackActor.options(
+        actor.options(
             name=name,
             num_cpus=place.cpus,
             num_gpus=place.gpus,

@@ -23,7 +23,7 @@ from hpsearch.events import ConfirmOpened, ConfirmPlan, Opened, Resumed
 from hpsearch.folder import SearchFolder
 from hpsearch.ledger import Ledger
 from hpsearch.plan import check_budget
-from hpsearch.runners import DeviceSetup, places, start_stack_actors
+from hpsearch.runners import DeviceSetup, StartActors, places, start_stack_actors
 from hpsearch.scheduler import Desk, LedgerSearcher, PromotionScheduler, tuner_options
 from hpsearch.spec import PYTHON_TEXT, Spec
 from hpsearch.state import SearchState
@@ -55,8 +55,17 @@ RAY_ENVIRONMENT = {
 }
 
 
-def start_search(spec: Spec, folder: SearchFolder, cache: Path, view: View) -> SearchState:
+def start_search(
+    spec: Spec, folder: SearchFolder, cache: Path, view: View, start_actors: StartActors = start_stack_actors
+) -> SearchState:
     """Runs a new search.
+
+    Args:
+        spec: what is searched.
+        folder: of the search.
+        cache: folder of tokens.
+        view: who shows the progress.
+        start_actors: makes the actors that train.
 
     Raises:
         UserError: the search exists, its text cannot be read, or its budget is too small.
@@ -81,7 +90,8 @@ def start_search(spec: Spec, folder: SearchFolder, cache: Path, view: View) -> S
     )
     with ledger.writing():
         ledger.create(opened)
-        return _conduct(Conductor(ledger, read_state(folder.ledger), folder), token_set, cache, view)
+        conductor = Conductor(ledger, read_state(folder.ledger), folder)
+        return _conduct(conductor, token_set, cache, view, start_actors)
 
 
 def resume_search(folder: SearchFolder, cache: Path, view: View) -> SearchState:
@@ -164,7 +174,9 @@ def corpus_source(spec: Spec) -> CorpusSource:
     return CorpusSource("path", Path(spec.text.source))
 
 
-def _conduct(conductor: Conductor, token_set: TokenSet, cache: Path, view: View) -> SearchState:
+def _conduct(
+    conductor: Conductor, token_set: TokenSet, cache: Path, view: View, start_actors: StartActors = start_stack_actors
+) -> SearchState:
     """Trains until nothing is left to decide, or a signal asks to stop."""
     folder = conductor.folder
     # No thread of ours may outlive Ray: where it collects garbage while Ray shuts down, a reference of Ray's among it,
@@ -173,7 +185,7 @@ def _conduct(conductor: Conductor, token_set: TokenSet, cache: Path, view: View)
         # Nothing may be left where the driver died between the last measurement and its farewell.
         left = conductor.state.running or conductor.decide() is not Idle.FINISHED
         try:
-            device_seconds = _tune(conductor, token_set, cache, view) if left else {}
+            device_seconds = _tune(conductor, token_set, cache, view, start_actors) if left else {}
             complete = not conductor.stopping and conductor.decide() is Idle.FINISHED
             conductor.close(complete, device_seconds)
         except Exception as error:  # what Ray Tune makes of it
@@ -184,7 +196,9 @@ def _conduct(conductor: Conductor, token_set: TokenSet, cache: Path, view: View)
     return conductor.state
 
 
-def _tune(conductor: Conductor, token_set: TokenSet, cache: Path, view: View) -> dict[str, float]:
+def _tune(
+    conductor: Conductor, token_set: TokenSet, cache: Path, view: View, start_actors: StartActors
+) -> dict[str, float]:
     """One Ray Tune run over the devices of the cluster; returns where their time went."""
     spec = conductor.state.spec
     devices = places()
@@ -194,7 +208,7 @@ def _tune(conductor: Conductor, token_set: TokenSet, cache: Path, view: View) ->
         num_workers = min(num_workers, conductor.state.confirm_trials_left)
     runner = f"{spec.name}-{conductor.state.incarnations[-1]}"
     setup = DeviceSetup(token_set, spec.slots, spec.text.validation_tokens, spec.device, cache / "compiled")
-    actors = start_stack_actors(runner, setup, devices, num_workers)
+    actors = start_actors(runner, setup, devices, num_workers)
     desk = Desk(conductor, actors.names, num_workers, actors.release, lambda: view.update(conductor.state))
     try:
         with tempfile.TemporaryDirectory(prefix="hpsearch-") as private:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import inf
@@ -122,6 +123,7 @@ class SearchState:
         self.running: dict[str, Trial] = {}
         self.waiting: dict[tuple[int, int], list[Ranked]] = {}  # (proxy, rung): explored trials that are paused there
         self.passed: dict[tuple[int, int], int] = {}  # (proxy, rung): explored trials that went on, by the rule alone
+        self.num_in: Counter[TrialState] = Counter()  # trials in a state
         self.num_explored = 0  # trials asked to explore, of all proxies
         self.later_flops = 0  # of promised trials that are live: the rungs that they have not begun
         self.audited: list[Trial] = []  # those that must finish, in the order in which they were asked
@@ -234,6 +236,7 @@ class SearchState:
 
     def _count(self, trial: Trial, sign: int) -> None:
         """Counts a trial in where it is now, or out."""
+        self.num_in[trial.state] += sign
         change = insort if sign > 0 else _take_out
         if trial.is_promised and trial.is_live:
             self.later_flops += sign * trial.later_flops
