@@ -54,7 +54,9 @@ class Desk:
     def config(self, assignment: Assignment) -> dict[str, Any]:
         """What a thin worker is given."""
         worker = {"runners": self.runners, "num_workers": self.num_workers}
-        return {"trial_id": assignment.trial_id, "assignment": assignment.to_dict(), **worker}
+        # As text: Ray Tune copies, merges and flattens a configuration key by key, for every trial and again for each
+        # of its names.
+        return {"trial_id": assignment.trial_id, "assignment": json.dumps(assignment.to_dict()), **worker}
 
     def begin(self, decision: Asked | Promoted) -> dict[str, Any]:
         """Starts a segment and returns its worker's config."""
@@ -135,7 +137,7 @@ class PromotionScheduler(TrialScheduler):
 
     def on_trial_error(self, tune_controller: Controller, trial: TuneTrial) -> None:
         """A worker or node lost more often than Tune retries: recorded as FAIL, the search goes on."""
-        assignment = Assignment.from_dict(trial.config["assignment"])
+        assignment = Assignment.from_dict(json.loads(trial.config["assignment"]))
         fault = Measurement.fault(assignment, Outcome.FAIL, "the worker was lost again and again; see search.log")
         self._desk.release(assignment.trial_id)
         self._desk.conductor.measured(fault)

@@ -46,6 +46,7 @@ RAY_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # our own handler leaves the search resumable
+    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # never: a snapshot of all trials that nobody reads, kept in memory too
     "RAY_AIR_NEW_OUTPUT": "0",  # our own view shows the search
     # Ray's default of 15 starves one of a stack's threads as soon as anything else runs, and the others wait for it.
     "RAY_worker_niceness": "0",
