@@ -110,6 +110,7 @@ class Loaded:
     trials_per_s: float
     cpu_ms_per_trial: float
     cpu_ms_per_event: list[float]  # over equal parts of the events
+    wall_ms_per_event: list[float]
     memory_mb: dict[int, float]  # by trials asked
     memory_growth: float  # from trial 200 to trial 1,000, or the last one
     paused_share: float | None  # events a second while MLflow was stopped, over those of the rest
@@ -150,7 +151,7 @@ def loaded(spec: Spec, state: SearchState, samples: list[Sample], pause: tuple[f
     first, last = samples[0], samples[-1]
     at = np.array([[s.trials, s.events, s.cpu_s, s.wall_s, s.memory_mb] for s in samples])
     ends = np.linspace(first.events, last.events, PARTS + 1)
-    cpu_s = np.interp(ends, at[:, 1], at[:, 2])
+    costs_ms = [1e3 * np.diff(np.interp(ends, at[:, 1], at[:, column])) / np.diff(ends) for column in (2, 3)]
     marks = [mark for mark in (100, 200, 500, 1000, 2000, 5000, 10_000) if mark <= last.trials]
     memory = {mark: float(at[np.searchsorted(at[:, 0], mark), 4]) for mark in marks}
     return Loaded(
@@ -159,7 +160,8 @@ def loaded(spec: Spec, state: SearchState, samples: list[Sample], pause: tuple[f
         measurements=len(state.measured),
         trials_per_s=(last.trials - first.trials) / (last.wall_s - first.wall_s),
         cpu_ms_per_trial=1e3 * (last.cpu_s - first.cpu_s) / (last.trials - first.trials),
-        cpu_ms_per_event=(1e3 * np.diff(cpu_s) / np.diff(ends)).round(3).tolist(),
+        cpu_ms_per_event=costs_ms[0].round(3).tolist(),
+        wall_ms_per_event=costs_ms[1].round(3).tolist(),
         memory_mb=memory,
         memory_growth=memory.get(1000, last.memory_mb) / memory[200] - 1.0 if 200 in memory else 0.0,
         paused_share=_paused_share(at, pause) if pause else None,
