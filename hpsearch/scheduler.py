@@ -121,7 +121,7 @@ class PromotionScheduler(TrialScheduler):
         super().__init__()  # type: ignore[no-untyped-call]  # of Ray
         self._desk = desk
         self._live: dict[str, TuneTrial] = {}  # by our trial id
-        self._promoted: list[TuneTrial] = []  # not yet in a worker
+        self._promoted: list[TuneTrial] = []  # not yet told to Ray Tune
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return object, ()
@@ -150,7 +150,6 @@ class PromotionScheduler(TrialScheduler):
         self._forget(trial)
 
     def choose_trial_to_run(self, tune_controller: Controller) -> TuneTrial | None:
-        self._promoted = [trial for trial in self._promoted if trial.status in ("PAUSED", "PENDING")]
         conductor = self._desk.conductor
         if conductor.stopping:
             self._stop_all(tune_controller)
@@ -159,7 +158,9 @@ class PromotionScheduler(TrialScheduler):
             if decision is Idle.FINISHED and not self._promoted:
                 self._stop_all(tune_controller)
             self._promote(decision)
-        return self._promoted[0] if self._promoted else None
+        # Each is told once. Were one told again while its worker is being reset, the next one's worker would wait in
+        # Ray Tune's cache, which holds one, and the worker after that would be ended: a new one takes a second.
+        return self._promoted.pop(0) if self._promoted else None
 
     def debug_string(self) -> str:
         return "promotion-type ASHA"
@@ -181,6 +182,7 @@ class PromotionScheduler(TrialScheduler):
 
     def _stop_all(self, tune_controller: Controller) -> None:
         """Paused trials would keep Ray Tune waiting for ever."""
+        self._promoted.clear()
         for trial in list(self._live.values()):
             tune_controller.stop_trial(trial)
 

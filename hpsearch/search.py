@@ -209,6 +209,9 @@ def _tune(
         num_workers = min(num_workers, conductor.state.confirm_trials_left)
     runner = f"{spec.name}-{conductor.state.incarnations[-1]}"
     setup = DeviceSetup(token_set, spec.slots, spec.text.validation_tokens, spec.device, cache / "compiled")
+    # Ray Tune's own limit is one. While that one's worker is being reset, no trial takes the next worker that comes
+    # free, and the one after that is ended.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(num_workers)
     actors = start_actors(runner, setup, devices, num_workers)
     desk = Desk(conductor, actors.names, num_workers, actors.release, lambda: view.update(conductor.state))
     try:
