@@ -94,7 +94,7 @@ class Watch(LiveView):
 
     def update(self, state: SearchState) -> None:
         super().update(state)
-        if not self.samples or state.seq >= self.samples[-1].events + SAMPLE_EVENTS:
+        if state.measured and (not self.samples or state.seq >= self.samples[-1].events + SAMPLE_EVENTS):
             memory_mb = self._process.memory_info().rss / 1e6
             now = Sample(len(state.trials), state.seq, time.process_time(), time.perf_counter(), memory_mb)
             self.samples.append(now)
@@ -102,7 +102,7 @@ class Watch(LiveView):
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a search of trivial work came to, from the first trial to the last."""
+    """What a search of trivial work came to, from the first measurement on: until then Ray starts its workers."""
 
     sampler: str
     trials: int
