@@ -58,6 +58,11 @@ class StartGate:
         self._workers: dict[str, int] = {}
         self._arrived = threading.Condition()
 
+    @property
+    def num_arrived(self) -> int:
+        """Workers that have come so far."""
+        return len(self._workers)
+
     def pass_through(self, worker: str, num_workers: int) -> int:
         """Returns when all workers are there, with the worker's number in order of arrival."""
         with self._arrived:

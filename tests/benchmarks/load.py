@@ -70,7 +70,8 @@ class TrivialActor:
 
     @ray.method
     def device_seconds(self) -> dict[str, float]:
-        return {"training_s": 0.0, "measuring_s": 0.0, "admitting_s": 0.0, "span_s": 0.0}
+        idle = {"training_s": 0.0, "measuring_s": 0.0, "admitting_s": 0.0, "span_s": 0.0}
+        return {**idle, "workers": float(self._gate.num_arrived)}
 
 
 @dataclass(frozen=True)
@@ -142,8 +143,7 @@ def run(spec: Spec, home: Home, watch: Watch) -> SearchState:
     """The search, through the path of every search."""
     cache = Path(os.environ.get("HPSEARCH_CACHE", platformdirs.user_cache_path("hpsearch")))
     start_actors = partial(start_stack_actors, actor=ray.remote(TrivialActor))
-    with watch.shown():
-        return start_search(spec, SearchFolder(home, spec.name), cache, watch, start_actors)
+    return start_search(spec, SearchFolder(home, spec.name), cache, watch, start_actors)
 
 
 def loaded(spec: Spec, state: SearchState, samples: list[Sample], pause: tuple[float, float] | None) -> Loaded:
@@ -232,7 +232,7 @@ def main() -> None:
     pause = Pause(watch, options.pause, options.pause_seconds, options.trials // 5) if options.pause else None
     if pause is not None:
         pause.start()
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, watch.shown():
         state = run(spec, Home((options.home or Path(scratch)).absolute(), mlflow=options.mlflow), watch)
     if options.output:
         draw(options.output, watch.samples)
