@@ -7,15 +7,17 @@ After that only what a confirm asks for.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
+from functools import cache
 from itertools import chain
 from math import isinf
 from types import MappingProxyType
 
 import numpy as np
 
-from hpsearch.events import Asked, Judged, Predicted, Promoted, Role, TrialState
+from hpsearch.events import Asked, Judged, Predicted, Promoted, Role
 from hpsearch.plan import PROOF, confirm_proxy, rung_ratios, rung_tokens, segment_flops, size_run, trial_config
 from hpsearch.rungs import audits, never_pruned, promotable, verdict
 from hpsearch.sampler import in_order_of_gain, propose
@@ -65,7 +67,7 @@ def judge(state: SearchState, trial_id: str) -> Judged:
     """The verdict on a measurement that the state already holds."""
     trial = state.trials[trial_id]
     population = state.populations.get((trial.asked.proxy, trial.rung), [])
-    better = sum(loss < trial.loss for loss, _, _ in population)
+    better = bisect_left(population, (trial.loss,))
     reasons = {"population": float(len(population)), "rank": float(better)}
     return Judged(trial_id=trial_id, rung=trial.rung, verdict=verdict(trial), reasons=reasons)
 
@@ -92,8 +94,7 @@ def _fits(state: SearchState, decision: Asked | Promoted) -> bool:
 def _is_promised(state: SearchState, decision: Asked | Promoted) -> bool:
     """The first trial of every proxy, the repeats and the proof: what `plan.check_budget` found room for."""
     if isinstance(decision, Promoted):
-        trial = state.trials[decision.trial_id]
-        return trial.asked.role is not Role.EXPLORE or trial.must_finish
+        return state.trials[decision.trial_id].is_promised
     return decision.role is not Role.EXPLORE or not state.of(decision.proxy, Role.EXPLORE)
 
 
@@ -106,9 +107,7 @@ def _promised_flops(state: SearchState) -> int:
     )
     if spec.proof is not None:
         unasked += cost[PROOF] * (spec.proof.trials - len(state.of(PROOF, Role.PROOF)))
-    begun = [trial for trial in [*state.never_pruned, *state.audited] if trial.is_live]
-    running = sum(trial.flops_of(trial.rung) for trial in begun if trial.state is TrialState.RUNNING)
-    return unasked + sum(trial.remaining_flops for trial in begun) - running
+    return unasked + state.later_flops
 
 
 def _explorations(state: SearchState) -> Iterator[Asked]:
@@ -126,8 +125,13 @@ def is_audited(state: SearchState) -> bool:
     count = round(spec.scheduler.audit_share * total)
     if count < MIN_AUDITS:
         return False
-    chosen = np.random.default_rng([spec.seed, AUDIT_STREAM]).choice(total, count, replace=False)
-    return state.num_explored in chosen
+    return state.num_explored in _audited_places(spec.seed, total, count)
+
+
+@cache
+def _audited_places(seed: int, total: int, count: int) -> frozenset[int]:
+    """Which explored trials of a search will never be pruned, counted from 0."""
+    return frozenset(np.random.default_rng([seed, AUDIT_STREAM]).choice(total, count, replace=False).tolist())
 
 
 def _repeats(state: SearchState, proxies: Iterable[int]) -> Iterator[Asked]:
@@ -144,7 +148,10 @@ def _repeats(state: SearchState, proxies: Iterable[int]) -> Iterator[Asked]:
 def _explored(state: SearchState, proxy: int) -> bool:
     """Whether all trials of a proxy are asked, and none of them runs or may go on."""
     explored = state.of(proxy, Role.EXPLORE)
-    if len(explored) < state.spec.ladder[proxy].trials or any(trial.trial_id in state.running for trial in explored):
+    running = (trial.asked for trial in state.running.values())
+    if len(explored) < state.spec.ladder[proxy].trials or any(
+        asked.proxy == proxy and asked.role is Role.EXPLORE for asked in running
+    ):
         return False
     return not any(_fits(state, promotion) for promotion in promotable(state, proxy))
 

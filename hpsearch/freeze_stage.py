@@ -41,9 +41,9 @@ def frozen_values(state: SearchState) -> dict[str, float]:
     """What the next explored trial keeps, by parameter: what earlier ones kept, and what has become clear since."""
     if state.spec.freezing is None:
         return {}
-    kept: dict[str, float] = {}
-    for trial in state.explored:
-        kept |= frozen_in(trial)
+    # The last one kept all that was kept before it; only the audit keeps nothing.
+    explored = (trial for trial in reversed(state.trials.values()) if trial.asked.role is Role.EXPLORE)
+    kept = next((frozen_in(trial) for trial in explored if not trial.audits_freeze), {})
     total = sum(proxy.trials for proxy in state.spec.ladder)
     if state.num_explored < state.spec.freezing.after_share * total:
         return kept

@@ -21,6 +21,7 @@ TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # our own handler leaves the search resumable
+    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # never: a snapshot of all trials that nobody reads, kept in memory too
     "RAY_AIR_NEW_OUTPUT": "0",  # our own view shows the search
 }
 # Of a Ray of our own, where the user's environment does not say otherwise: Ray reads its authentication when it is

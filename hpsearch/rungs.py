@@ -12,6 +12,7 @@ as they arrive, this is the paper's promotion: a trial is never cut because it c
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 
 from hpsearch.events import Promoted, TrialState
@@ -37,20 +38,21 @@ def by_rank(state: SearchState, proxy: int, rung: int) -> Iterator[Promoted]:
     """ASHA's rule: the best of a rung, one in `reduction_factor`."""
     population = state.populations[proxy, rung]
     quota = len(population) // state.spec.scheduler.reduction_factor
-    for rank, (loss, _, trial_id) in enumerate(population[:quota]):
-        trial = state.trials[trial_id]
-        if _waits(trial, rung):
-            reasons = {"rank": rank, "quota": quota, "population": len(population), "loss": loss}
-            yield _promotion(trial, {name: float(value) for name, value in reasons.items()})
+    for ranked in state.waiting.get((proxy, rung), []):
+        rank = bisect_left(population, ranked)
+        if rank >= quota:
+            return
+        loss, _, trial_id = ranked
+        reasons = {"rank": rank, "quota": quota, "population": len(population), "loss": loss}
+        yield _promotion(state.trials[trial_id], {name: float(value) for name, value in reasons.items()})
 
 
 def by_outlook(state: SearchState, proxy: int, rung: int, surface: Surface) -> Iterator[Promoted]:
     """As many as by rank, but those that the surface expects to lose least at their full budget."""
-    population = state.populations[proxy, rung]
-    trials = [state.trials[trial_id] for _, _, trial_id in population]
-    quota = len(population) // state.spec.scheduler.reduction_factor
-    room = quota - sum(trial.rung > rung and trial.trial_id not in state.condemned for trial in trials)
-    waiting = [(outlook(state, surface, trial), trial) for trial in trials if _waits(trial, rung)]
+    quota = len(state.populations[proxy, rung]) // state.spec.scheduler.reduction_factor
+    room = quota - state.passed.get((proxy, rung), 0)
+    trials = [state.trials[trial_id] for _, _, trial_id in state.waiting.get((proxy, rung), [])]
+    waiting = [(outlook(state, surface, trial), trial) for trial in trials]
     waiting.sort(key=lambda pair: (pair[0].regret, pair[1].asked.number))
     for expected, trial in waiting[: max(room, 0)]:
         if expected.probability_bad < SURELY_BAD:
@@ -66,16 +68,11 @@ def never_pruned(state: SearchState) -> Iterator[Promoted]:
 
 def audits(state: SearchState, proxies: list[int]) -> Iterator[Promoted]:
     """Audited trials that these proxies' rules would leave where they are; they go on all the same."""
-    for trial in state.audited:
-        if trial.asked.proxy in proxies and trial.state is TrialState.PAUSED:
+    for trial in [state.trials[trial_id] for _, trial_id in state.waiting_audits]:
+        if trial.asked.proxy in proxies:
             surface = trusted_surface(state) if state.spec.scheduler.name == "surface" else None
             reasons = {} if surface is None else _told(state, trial, surface)
             yield _promotion(trial, {**reasons, "audited": 1.0})
-
-
-def _waits(trial: Trial, rung: int) -> bool:
-    """Whether it may be promoted from a rung, which none that diverged or ended may."""
-    return trial.state is TrialState.PAUSED and trial.rung == rung
 
 
 def _told(state: SearchState, trial: Trial, surface: Surface) -> dict[str, float]:

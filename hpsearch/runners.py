@@ -8,7 +8,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -61,13 +61,37 @@ class DeviceSetup:
     patience_s: float  # with a store that cannot be reached
 
 
+class StartGate:
+    """Lets the workers of a search begin together.
+
+    Ray Tune hands a finished trial's worker to the next one and drops the worker that was still starting for it, so
+    without a gate short trials collapse onto one worker.
+    """
+
+    def __init__(self) -> None:
+        self._workers: dict[str, int] = {}
+        self._arrived = threading.Condition()
+
+    @property
+    def num_arrived(self) -> int:
+        """Workers that have come so far."""
+        return len(self._workers)
+
+    def pass_through(self, worker: str, num_workers: int) -> int:
+        """Returns when all workers are there, with the worker's number in order of arrival."""
+        with self._arrived:
+            number = self._workers.setdefault(worker, len(self._workers))
+            self._arrived.notify_all()
+            self._arrived.wait_for(lambda: len(self._workers) >= num_workers, GATE_TIMEOUT_S)
+        return number
+
+
 class StackActor:
     """Owns a device. Its calls block in threads; the threads of `trials.device` train."""
 
     def __init__(self, setup: DeviceSetup) -> None:
         self._fault = ""  # why there is no device; an actor that raised here would tell nobody
-        self._workers: dict[str, int] = {}
-        self._arrived = threading.Condition()
+        self._gate = StartGate()
         try:
             self._device = self._make_device(setup, token_set_here(setup))
         except UserError as error:
@@ -97,16 +121,8 @@ class StackActor:
 
     @ray.method
     def hello(self, worker: str, num_workers: int) -> int:
-        """The start gate: returns when all workers are there, with the worker's number in order of arrival.
-
-        Ray Tune hands a finished trial's worker to the next one and drops the worker that was still starting
-        for it, so without a gate short trials collapse onto one worker.
-        """
-        with self._arrived:
-            number = self._workers.setdefault(worker, len(self._workers))
-            self._arrived.notify_all()
-            self._arrived.wait_for(lambda: len(self._workers) >= num_workers, GATE_TIMEOUT_S)
-        return number
+        """See `StartGate`."""
+        return self._gate.pass_through(worker, num_workers)
 
     @ray.method
     def advance(self, assignment: dict[str, Any]) -> dict[str, Any]:
@@ -130,6 +146,7 @@ class StackActor:
 
 
 RemoteStackActor = ray.remote(StackActor)
+StartActors = Callable[[str, DeviceSetup, Sequence["Place"], int], "StackActors"]  # as `start_stack_actors`
 
 
 def token_set_here(setup: DeviceSetup) -> TokenSet:
@@ -292,11 +309,13 @@ def places() -> tuple[Place, ...]:
     return tuple(place for place in every if place.gpus) or tuple(every)
 
 
-def start_stack_actors(runner: str, setup: DeviceSetup, where: Sequence[Place], num_workers: int) -> StackActors:
+def start_stack_actors(
+    runner: str, setup: DeviceSetup, where: Sequence[Place], num_workers: int, actor: Any = RemoteStackActor
+) -> StackActors:
     """Starts one actor a place, of the runner named `runner`; each may be called by every worker."""
     names: tuple[str, ...] = tuple(f"stack-{runner}-{number}" for number in range(len(where)))
     actors = [
-        RemoteStackActor.options(
+        actor.options(
             name=name,
             num_cpus=place.cpus,
             num_gpus=place.gpus,

@@ -12,6 +12,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import optuna
@@ -166,8 +167,11 @@ def _optuna(state: SearchState, proxy: int, number: int) -> dict[str, float]:
     distributions = {parameter.name: FloatDistribution(*parameter.bounds) for parameter in parameters}
     seed = int(np.random.SeedSequence([state.spec.seed, number]).generate_state(1)[0])
     sampler = _optuna_sampler(state.spec.sampler.name, seed)
-    study = optuna.create_study(sampler=sampler)
-    study.add_trials([_frozen(trial, parameters, distributions) for trial in state.of(proxy, Role.EXPLORE)])
+    storage = optuna.storages.InMemoryStorage()
+    study = optuna.create_study(storage=storage, sampler=sampler)
+    study_id = storage.get_study_id_from_name(study.study_name)
+    for trial in state.of(proxy, Role.EXPLORE):  # `study.add_trials` would check each anew
+        storage.create_new_trial(study_id, _told(state, trial, distributions))
     asked = study.ask({**distributions})
     return SearchSpace(parameters).at([asked.params[parameter.name] for parameter in parameters])
 
@@ -183,20 +187,40 @@ def _optuna_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
         return optuna.samplers.TPESampler(seed=seed, n_startup_trials=1, multivariate=True, constant_liar=True)
 
 
-def _frozen(
-    trial: Trial, parameters: tuple[Parameter, ...], distributions: dict[str, FloatDistribution]
-) -> FrozenTrial:
+class _Told(FrozenTrial):
+    """A trial as it is told to one study after another: nobody changes it, so none needs a copy."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Told:
+        return self
+
+
+def _told(state: SearchState, trial: Trial, distributions: dict[str, FloatDistribution]) -> _Told:
+    """A trial as it is now; made once for every state and rung that it comes to."""
+    key, shown = ("told", trial.trial_id), (trial.state, len(trial.measurements))
+    if state.memo.get(key, ((), None))[0] != shown:
+        state.memo[key] = shown, _frozen(trial, state.spec.parameters, distributions)
+    told: _Told = state.memo[key][1]
+    return told
+
+
+def _frozen(trial: Trial, parameters: tuple[Parameter, ...], distributions: dict[str, FloatDistribution]) -> _Told:
     coordinates = {
         parameter.name: float(np.clip(parameter.coordinate(trial.asked.values[parameter.name]), *parameter.bounds))
         for parameter in parameters
     }
     # One that was promoted and runs again counts by what it has shown, not as pending, which TPE takes for bad.
     optuna_state = OptunaState.PRUNED if trial.is_live and trial.measurements else OPTUNA_STATES[trial.state]
-    return optuna.trial.create_trial(
+    return _Told(
+        number=-1,  # the study gives it, as its id
+        trial_id=-1,
         state=optuna_state,
         value=trial.loss if optuna_state is OptunaState.COMPLETE else None,
+        datetime_start=None,
+        datetime_complete=None,
         params=coordinates,
         distributions={**distributions},
+        user_attrs={},
+        system_attrs={},
         intermediate_values={rung: measured.loss for rung, measured in enumerate(trial.measurements)}
         if optuna_state is OptunaState.PRUNED
         else {},

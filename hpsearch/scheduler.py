@@ -56,7 +56,9 @@ class Desk:
     def config(self, assignment: Assignment) -> dict[str, Any]:
         """What a thin worker is given."""
         worker = {"runners": self.runners, "num_workers": self.num_workers}
-        return {"trial_id": assignment.trial_id, "assignment": assignment.to_dict(), **worker}
+        # As text: Ray Tune copies, merges and flattens a configuration key by key, for every trial and again for each
+        # of its names.
+        return {"trial_id": assignment.trial_id, "assignment": json.dumps(assignment.to_dict()), **worker}
 
     def begin(self, decision: Asked | Promoted) -> dict[str, Any]:
         """Starts a segment and returns its worker's config."""
@@ -121,7 +123,7 @@ class PromotionScheduler(TrialScheduler):
         super().__init__()  # type: ignore[no-untyped-call]  # of Ray
         self._desk = desk
         self._live: dict[str, TuneTrial] = {}  # by our trial id
-        self._promoted: list[TuneTrial] = []  # not yet in a worker
+        self._promoted: list[TuneTrial] = []  # not yet told to Ray Tune
         self._lost: Counter[str] = Counter()  # workers of each trial since its last result
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
@@ -166,13 +168,17 @@ class PromotionScheduler(TrialScheduler):
         self._forget(trial)
 
     def choose_trial_to_run(self, tune_controller: Controller) -> TuneTrial | None:
-        self._promoted = [trial for trial in self._promoted if trial.status in ("PAUSED", "PENDING")]
         conductor = self._desk.conductor
-        if conductor.stopping or (conductor.decide() is Idle.FINISHED and not self._promoted):
+        if conductor.stopping:
             self._stop_all(tune_controller)
-        elif self._desk.has_room and not self._desk.unfinished:
-            self._promote(conductor.decide())
-        return self._promoted[0] if self._promoted else None
+        elif self._desk.has_room and not self._desk.unfinished:  # else asked for nothing, at the price of a proposal
+            decision = conductor.decide()
+            if decision is Idle.FINISHED and not self._promoted:
+                self._stop_all(tune_controller)
+            self._promote(decision)
+        # Each is told once. Were one told again while its worker is being reset, the next one's worker would wait in
+        # Ray Tune's cache, which holds one, and the worker after that would be ended: a new one takes a second.
+        return self._promoted.pop(0) if self._promoted else None
 
     def debug_string(self) -> str:
         return "promotion-type ASHA"
@@ -195,6 +201,7 @@ class PromotionScheduler(TrialScheduler):
 
     def _stop_all(self, tune_controller: Controller) -> None:
         """Paused trials would keep Ray Tune waiting for ever; for those in mid-segment it would wait ten seconds."""
+        self._promoted.clear()
         for trial_id, trial in list(self._live.items()):
             tune_controller.stop_trial(trial)  # first: no answer of its worker is heard from here on
             if trial_id in self._desk.conductor.state.running:

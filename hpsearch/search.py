@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import os
 import secrets
 import signal
 import tempfile
@@ -25,7 +26,14 @@ from hpsearch.ledger import Ledger
 from hpsearch.node_watch import watching_node
 from hpsearch.plan import check_budget
 from hpsearch.ray_session import connected_ray
-from hpsearch.runners import DeviceSetup, check_shared_storage, places, start_stack_actors, text_on_nodes
+from hpsearch.runners import (
+    DeviceSetup,
+    StartActors,
+    check_shared_storage,
+    places,
+    start_stack_actors,
+    text_on_nodes,
+)
 from hpsearch.scheduler import Desk, LedgerSearcher, PromotionScheduler, tuner_options
 from hpsearch.search_log import logging_to
 from hpsearch.spec import Spec
@@ -44,8 +52,17 @@ SPARE_WORKERS = 1  # beyond the slots: waits at the stack's door, so a freed slo
 RECORDED_VERSIONS = ("hpsearch", "torch", "ray", "optuna", "mlflow", "numpy", "scipy", "tokenizers")
 
 
-def start_search(spec: Spec, folder: SearchFolder, cache: Path, view: View) -> SearchState:
+def start_search(
+    spec: Spec, folder: SearchFolder, cache: Path, view: View, start_actors: StartActors = start_stack_actors
+) -> SearchState:
     """Runs a new search.
+
+    Args:
+        spec: what is searched.
+        folder: of the search.
+        cache: folder of tokens.
+        view: who shows the progress.
+        start_actors: makes the actors that train.
 
     Raises:
         UserError: the search exists, its text cannot be read, its budget is too small, or its checkpoints cannot be
@@ -72,7 +89,8 @@ def start_search(spec: Spec, folder: SearchFolder, cache: Path, view: View) -> S
     )
     with ledger.writing():
         ledger.create(opened)
-        return _conduct(Conductor(ledger, read_state(folder.ledger), folder), token_set, cache, view)
+        conductor = Conductor(ledger, read_state(folder.ledger), folder)
+        return _conduct(conductor, token_set, cache, view, start_actors)
 
 
 def resume_search(folder: SearchFolder, cache: Path, view: View, text: str = "") -> SearchState:
@@ -151,7 +169,9 @@ def _with_text_at(source: str, state: SearchState) -> SearchState:
     return state
 
 
-def _conduct(conductor: Conductor, token_set: TokenSet, cache: Path, view: View) -> SearchState:
+def _conduct(
+    conductor: Conductor, token_set: TokenSet, cache: Path, view: View, start_actors: StartActors = start_stack_actors
+) -> SearchState:
     """Trains until nothing is left to decide, or a signal asks to stop."""
     folder = conductor.folder
     # No thread of ours may outlive Ray: where it collects garbage while Ray shuts down, a reference of Ray's among it,
@@ -167,7 +187,7 @@ def _conduct(conductor: Conductor, token_set: TokenSet, cache: Path, view: View)
         left = conductor.state.running or conductor.decide() is not Idle.FINISHED
         try:
             with watching_node(conductor.halt):
-                device_seconds = _tune(conductor, token_set, cache, view) if left else {}
+                device_seconds = _tune(conductor, token_set, cache, view, start_actors) if left else {}
             complete = not conductor.stopping and conductor.decide() is Idle.FINISHED
             conductor.close(complete, device_seconds)
         except Exception as error:  # what Ray Tune makes of it
@@ -178,7 +198,9 @@ def _conduct(conductor: Conductor, token_set: TokenSet, cache: Path, view: View)
     return conductor.state
 
 
-def _tune(conductor: Conductor, token_set: TokenSet, cache: Path, view: View) -> dict[str, float]:
+def _tune(
+    conductor: Conductor, token_set: TokenSet, cache: Path, view: View, start_actors: StartActors
+) -> dict[str, float]:
     """One Ray Tune run over the devices of the cluster; returns where their time went."""
     spec = conductor.state.spec
     devices = places()
@@ -198,7 +220,10 @@ def _tune(conductor: Conductor, token_set: TokenSet, cache: Path, view: View) ->
         cache,
         spec.checkpoints.patience_s,
     )
-    actors = start_stack_actors(runner, setup, devices, num_workers)
+    # Ray Tune's own limit is one. While that one's worker is being reset, no trial takes the next worker that comes
+    # free, and the one after that is ended.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(num_workers)
+    actors = start_actors(runner, setup, devices, num_workers)
     desk = Desk(conductor, actors.names, num_workers, actors.release, lambda: view.update(conductor.state))
     try:
         actors.check_ready()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import inf
@@ -71,6 +72,11 @@ class Trial:
         return self.is_audited or self.audits_freeze
 
     @property
+    def is_promised(self) -> bool:
+        """Whether room for all its rungs is kept in the budget."""
+        return self.asked.role is not Role.EXPLORE or self.must_finish
+
+    @property
     def is_last_rung(self) -> bool:
         return self.rung == len(self.asked.rungs) - 1
 
@@ -86,22 +92,29 @@ class Trial:
         last = self.measurements[-1] if self.measurements else None
         return last.loss if last is not None and last.outcome is Outcome.MEASURED else inf
 
+    @property
+    def ranked(self) -> Ranked:
+        """Its place among others at the rung it was last measured at."""
+        return self.loss, self.asked.number, self.trial_id
+
     def flops_of(self, rung: int) -> int:
         """Cost of the segment to a rung."""
         return segment_flops(self.config, self.asked.rungs, rung)
 
     @property
-    def remaining_flops(self) -> int:
-        """Cost of all rungs that are still ahead, the running one included."""
-        ahead = self.rung if self.state is TrialState.RUNNING else self.rung + 1
-        return sum(self.flops_of(rung) for rung in range(ahead, len(self.asked.rungs)))
+    def later_flops(self) -> int:
+        """Cost of the rungs beyond the one that it runs to, or was last measured at."""
+        return sum(self.flops_of(rung) for rung in range(self.rung + 1, len(self.asked.rungs)))
 
 
 Ranked = tuple[float, int, str]  # loss (infinite for diverged), trial number, trial id: sorts best first
 
 
 class SearchState:
-    """Events folded in order. Only `apply` changes it."""
+    """Events folded in order. Only `apply` changes it.
+
+    What a decision asks of all trials is counted as they change: no decision goes through them.
+    """
 
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
@@ -112,7 +125,13 @@ class SearchState:
         self._by_role: dict[tuple[int, Role], list[Trial]] = {}
         self.populations: dict[tuple[int, int], list[Ranked]] = {}  # (proxy, rung): explored trials, best first
         self.running: dict[str, Trial] = {}
+        self.waiting: dict[tuple[int, int], list[Ranked]] = {}  # (proxy, rung): explored trials that are paused there
+        self.passed: dict[tuple[int, int], int] = {}  # (proxy, rung): explored trials that went on, by the rule alone
+        self.num_in: Counter[TrialState] = Counter()  # trials in a state
+        self.num_explored = 0  # trials asked to explore, of all proxies
+        self.later_flops = 0  # of promised trials that are live: the rungs that they have not begun
         self.audited: list[Trial] = []  # those that must finish, in the order in which they were asked
+        self.waiting_audits: list[tuple[int, str]] = []  # numbers and ids of those of them that are paused
         self.condemned: set[str] = set()  # audited trials that go on though their rule would have pruned them
         self.measured: list[tuple[Trial, int]] = []  # (trial, rung), in the order of their events
         self.memo: dict[tuple[object, ...], Any] = {}  # what `hpsearch.fits` has computed from a prefix; no state
@@ -142,11 +161,6 @@ class SearchState:
         return [trial for (_, role), trials in self._by_role.items() if role is Role.EXPLORE for trial in trials]
 
     @property
-    def num_explored(self) -> int:
-        """Trials asked to explore, of all proxies."""
-        return sum(len(trials) for (_, role), trials in self._by_role.items() if role is Role.EXPLORE)
-
-    @property
     def budget_flops(self) -> float:
         """What the search may spend: as its file says, and what each confirm has added."""
         return self.spec.budget_flops + sum(plan.cost_flops for plan in self.confirms)
@@ -173,22 +187,16 @@ class SearchState:
             case Resumed():
                 self._resume(event)
             case Asked():
-                trial = Trial(event, TrialConfig.from_dict(event.config))
-                self.trials[event.trial_id] = self.running[event.trial_id] = trial
-                self._by_role.setdefault((event.proxy, event.role), []).append(trial)
-                if trial.must_finish:
-                    self.audited.append(trial)
+                self._ask(Trial(event, TrialConfig.from_dict(event.config)))
             case Measured():
                 self._measure(event)
             case Judged():
-                self._enter(self.trials[event.trial_id], event.verdict)
+                trial = self.trials[event.trial_id]
+                self._move(trial, event.verdict, trial.rung)
             case Freed():
                 self._free(event)
             case Promoted():
-                trial = self.running[event.trial_id] = self.trials[event.trial_id]
-                trial.state, trial.rung = TrialState.RUNNING, event.rung
-                if "audited" in event.reasons:
-                    self.condemned.add(event.trial_id)
+                self._promote(event)
             case Predicted():
                 self.prediction = event
                 self.is_exploring = False
@@ -197,7 +205,8 @@ class SearchState:
             case Extended():
                 self._extend(event)
             case Ended():
-                self._enter(self.trials[event.trial_id], event.state)
+                trial = self.trials[event.trial_id]
+                self._move(trial, event.state, trial.rung)
                 self.running.pop(event.trial_id, None)
             case Closed():
                 self.closed = event
@@ -206,16 +215,50 @@ class SearchState:
             case _:
                 raise AssertionError(f"unknown event {event}")
 
-    def _enter(self, trial: Trial, state: TrialState) -> None:
-        trial.state = state
-        self.shelf.place(trial)
-
     def _free(self, event: Freed) -> None:
         for trial_id, files in event.files.items():
             trial = self.trials[trial_id]
             assert set(files) <= set(trial.checkpoints), f"{trial_id}: frees what is not kept"
             trial.freed.update(files)
             self.shelf.remove(trial, files)
+
+    def _ask(self, trial: Trial) -> None:
+        self.trials[trial.trial_id] = self.running[trial.trial_id] = trial
+        self._by_role.setdefault((trial.asked.proxy, trial.asked.role), []).append(trial)
+        self.num_explored += trial.asked.role is Role.EXPLORE
+        if trial.must_finish:
+            self.audited.append(trial)
+        self._count(trial, 1)
+
+    def _promote(self, event: Promoted) -> None:
+        trial = self.running[event.trial_id] = self.trials[event.trial_id]
+        is_condemned = event.trial_id in self.condemned
+        if "audited" in event.reasons and not is_condemned:
+            self.condemned.add(event.trial_id)
+            for rung in range(trial.rung):  # where the rule had let it go on
+                self.passed[trial.asked.proxy, rung] -= 1
+        elif trial.asked.role is Role.EXPLORE and not is_condemned:
+            place = trial.asked.proxy, trial.rung
+            self.passed[place] = self.passed.get(place, 0) + 1
+        self._move(trial, TrialState.RUNNING, event.rung)
+
+    def _move(self, trial: Trial, to: TrialState, rung: int) -> None:
+        """All that changes a trial's state or rung, so that nothing is counted where it no longer is."""
+        self._count(trial, -1)
+        trial.state, trial.rung = to, rung
+        self._count(trial, 1)
+        self.shelf.place(trial)
+
+    def _count(self, trial: Trial, sign: int) -> None:
+        """Counts a trial in where it is now, or out."""
+        self.num_in[trial.state] += sign
+        change = insort if sign > 0 else _take_out
+        if trial.is_promised and trial.is_live:
+            self.later_flops += sign * trial.later_flops
+        if trial.asked.role is Role.EXPLORE and trial.state is TrialState.PAUSED:
+            change(self.waiting.setdefault((trial.asked.proxy, trial.rung), []), trial.ranked)
+            if trial.must_finish:
+                change(self.waiting_audits, (trial.asked.number, trial.trial_id))
 
     def _measure(self, event: Measured) -> None:
         trial = self.running.pop(event.trial_id)
@@ -224,8 +267,7 @@ class SearchState:
         self.measured.append((trial, event.rung))
         self.spent_flops += measurement.flops + measurement.anneal_flops
         if trial.asked.role is Role.EXPLORE:
-            ranked = (trial.loss, trial.asked.number, trial.trial_id)
-            insort(self.populations.setdefault((trial.asked.proxy, event.rung), []), ranked)
+            insort(self.populations.setdefault((trial.asked.proxy, event.rung), []), trial.ranked)
 
     def _open_confirm(self, event: ConfirmOpened) -> None:
         self.params[confirm_proxy(len(self.confirms))] = self.spec.architecture(event.plan.size).params
@@ -242,15 +284,20 @@ class SearchState:
         for trial in self.trials.values():
             # Waits for promotion again, unless its checkpoint had to go: it would be trained from the start.
             if trial.state is TrialState.PRUNED and trial.checkpoints:
-                self._enter(trial, TrialState.PAUSED)
+                self._move(trial, TrialState.PAUSED, trial.rung)
 
     def _resume(self, event: Resumed) -> None:
         self.incarnations.append(event.incarnation)
         self.closed = None
         for trial in self.trials.values():
             if trial.state is TrialState.STOPPED:
-                trial.state = TrialState.RUNNING
+                self._move(trial, TrialState.RUNNING, trial.rung)
                 self.running[trial.trial_id] = trial
+
+
+def _take_out(ranking: list[Any], ranked: tuple[Any, ...]) -> None:
+    """The opposite of `insort`."""
+    del ranking[bisect_left(ranking, ranked)]
 
 
 def _trial_flops(spec: Spec) -> dict[int, int]:

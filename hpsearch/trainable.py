@@ -45,11 +45,11 @@ class Trial(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         from hpsearch.runners import connect  # here, so that the driver can name this class without an actor
 
-        self._assignment = Assignment.from_dict(config["assignment"])
+        self._assignment = Assignment.from_dict(json.loads(config["assignment"]))
         self._runner = connect(config["runners"], config["num_workers"])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._assignment = Assignment.from_dict(new_config["assignment"])
+        self._assignment = Assignment.from_dict(json.loads(new_config["assignment"]))
         return True
 
     def step(self) -> dict[str, Any]:

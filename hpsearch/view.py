@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from math import isinf
 from typing import Any, Protocol
@@ -27,7 +27,7 @@ from hpsearch.plan import (
     trial_flops,
 )
 from hpsearch.spec import Spec
-from hpsearch.state import SearchState, Trial
+from hpsearch.state import SearchState
 from hpsearch.transfer.pruning import PruningReport
 from hpsearch.transfer.recommend import Recommendation
 from hpsearch.transfer.status import Status
@@ -224,8 +224,7 @@ def proof_table(recommendation: Recommendation) -> RenderableType:
 
 def trial_counts(state: SearchState) -> str:
     """`12 COMPLETE, 20 PRUNED, ...`"""
-    states = [trial.state for trial in state.trials.values()]
-    return ", ".join(f"{states.count(kind)} {kind}" for kind in TrialState if kind in states)
+    return ", ".join(f"{state.num_in[kind]} {kind}" for kind in TrialState if state.num_in[kind])
 
 
 def occupancy_line(state: SearchState) -> str:
@@ -270,29 +269,35 @@ def search_summary(state: SearchState, folder: SearchFolder) -> dict[str, Any]:
 
 def _proxy_row(state: SearchState, proxy: int) -> tuple[str, ...]:
     spec = state.spec
-    role = Role.PROOF if proxy == PROOF else Role.EXPLORE
-    trials = state.of(proxy, role) + (state.of(proxy, Role.REPEAT) if proxy != PROOF else [])
     asked = spec.proof.trials if proxy == PROOF and spec.proof else spec.ladder[proxy].trials + spec.repeats
     name = _name(proxy, architecture(spec, proxy).width, architecture(spec, proxy).depth)
-    return _row(name, state.params[proxy], trials, asked)
+    return _row(state, proxy, name, asked)
 
 
 def _confirm_row(state: SearchState, number: int) -> tuple[str, ...]:
     plan, proxy = state.confirms[number], confirm_proxy(number)
     name = f"confirm {plan.size.width}x{plan.size.depth}"
-    return _row(name, state.params[proxy], state.of(proxy, Role.CONFIRM), plan.trials)
+    return _row(state, proxy, name, plan.trials)
 
 
-def _row(name: str, params: int, trials: Sequence[Trial], asked: int) -> tuple[str, ...]:
-    running = sum(trial.state is TrialState.RUNNING for trial in trials)
-    num_rungs = max((len(trial.asked.rungs) for trial in trials), default=0)
-    rungs = " / ".join(str(sum(len(trial.measurements) > rung for trial in trials)) for rung in range(num_rungs))
-    best = min(trials, key=lambda trial: (-len(trial.measurements), trial.loss), default=None)
+def _row(state: SearchState, proxy: int, name: str, asked: int) -> tuple[str, ...]:
+    """Goes through the few trials that are no exploring ones; those are counted in their populations."""
+    explored = state.of(proxy, Role.EXPLORE)
+    others = [trial for role in Role if role is not Role.EXPLORE for trial in state.of(proxy, role)]
+    num_rungs = max((len(trial.asked.rungs) for trial in [*explored[:1], *others]), default=0)
+    populations = [state.populations.get((proxy, rung), []) for rung in range(num_rungs)]
+    rungs = " / ".join(
+        str(len(population) + sum(len(trial.measurements) > rung for trial in others))
+        for rung, population in enumerate(populations)
+    )
+    heads = [state.trials[population[0][2]] for population in populations if population]
+    best = min([*heads, *others], key=lambda trial: (-len(trial.measurements), trial.loss), default=None)
+    running = sum(trial.asked.proxy == proxy for trial in state.running.values())
     shown = best is not None and not isinf(best.loss)
     return (
         name,
-        f"{params:,}",
-        f"{len(trials)}/{asked}",
+        f"{state.params[proxy]:,}",
+        f"{len(explored) + len(others)}/{asked}",
         str(running),
         rungs,
         f"{best.loss:.4f}" if best is not None and shown else "",

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache
+from functools import cache, cached_property
 
 NORM_EPS = 1e-5
 ROTARY_BASE = 10_000.0
@@ -97,7 +97,7 @@ class Architecture:
         """The roles that its weights have."""
         return tuple(dict.fromkeys(weight.role for weight in self.layout))
 
-    @property
+    @cached_property  # as a search counts every segment of every trial
     def params(self) -> int:
         """Non-embedding parameters N: blocks and final norm, with biases and gains.
 
@@ -129,7 +129,7 @@ class Architecture:
         attention = round(4 * self.heads * self.head_size * seen_tokens)
         return 2 * self.params + 2 * self.vocabulary * self.width + attention
 
-    @property
+    @cached_property
     def training_flops_per_token(self) -> int:
         """FLOPs of one training token: the backward pass costs twice the forward pass (Kaplan et al. 2020)."""
         return 3 * self.forward_flops_per_token

@@ -37,7 +37,7 @@ def pruning_report(state: SearchState, surface: Surface) -> PruningReport:
     asked = state.spec.scheduler.tolerance
     tolerance = effective_tolerance(surface, asked)
     pruned = [trial for trial in state.explored if trial.state in (TrialState.PRUNED, TrialState.PAUSED)]
-    saved = sum(trial.remaining_flops for trial in pruned)
+    saved = sum(trial.later_flops for trial in pruned)
     whole = sum(sum(trial.flops_of(rung) for rung in range(len(trial.asked.rungs))) for trial in state.explored)
     audited = [trial for trial in state.audited if trial.is_audited and trial.is_last_rung]
     condemned = [trial for trial in audited if trial.trial_id in state.condemned]

@@ -14,7 +14,8 @@ from hpsearch.events import Asked, Ended, Judged, Measured, Promoted, TrialState
 from hpsearch.folder import SearchFolder
 from hpsearch.home import Home
 from hpsearch.ledger import Entry
-from hpsearch.mlflow_store import TRIAL_TAG, Sender
+from hpsearch.mlflow_store import TRIAL_TAG
+from hpsearch.record import Sender
 from tests.chaos import witnesses
 from tests.hpsearch.simulation import World, begin, drive, resume, scratch, spec_of
 

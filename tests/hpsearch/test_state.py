@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,13 @@ from tests.hpsearch.simulation import PROOF_SHAPE, World, begin, drive, report, 
 
 
 def facts(state: SearchState) -> dict[str, Any]:
-    """Everything that a state holds, for comparison."""
-    return {**vars(state), "trials": [vars(trial) for trial in state.trials.values()], "running": list(state.running)}
+    """Everything that a state holds, for comparison; what was computed from it is no part of it."""
+    return {
+        **vars(state),
+        "memo": None,
+        "trials": [vars(trial) for trial in state.trials.values()],
+        "running": list(state.running),
+    }
 
 
 def folded(entries: list[Entry]) -> SearchState:
@@ -39,6 +45,42 @@ def test_replaying_a_ledger_gives_the_same_state(seed: int, slots: int, cut: int
         assert facts(folded(again.ledger.read())) == facts(again.state)
 
 
+def counted(state: SearchState) -> dict[str, Any]:
+    """What the state counts as it changes, counted anew from all its trials."""
+    explored = [trial for trial in state.trials.values() if trial.asked.role is Role.EXPLORE]
+    places = {(trial.asked.proxy, rung) for trial in explored for rung in range(3)}
+    paused = [trial for trial in explored if trial.state is TrialState.PAUSED]
+    by_rule = [trial for trial in explored if trial.trial_id not in state.condemned]
+    waiting = {p: sorted(t.ranked for t in paused if (t.asked.proxy, t.rung) == p) for p in places}
+    passed = {p: sum(t.asked.proxy == p[0] and t.rung > p[1] for t in by_rule) for p in places}
+    return {
+        "waiting": {place: ranked for place, ranked in waiting.items() if ranked},
+        "passed": {place: count for place, count in passed.items() if count},
+        "waiting_audits": [(trial.asked.number, trial.trial_id) for trial in paused if trial.must_finish],
+        "num_explored": len(explored),
+        "num_in": Counter(trial.state for trial in state.trials.values()),
+        "later_flops": sum(t.later_flops for t in state.trials.values() if t.is_promised and t.is_live),
+    }
+
+
+@given(seed=st.integers(0, 999), slots=st.integers(1, 6), cuts=st.lists(st.integers(1, 50), max_size=3))
+@settings(max_examples=25, deadline=None)
+def test_what_is_counted_is_what_a_look_at_all_trials_finds(seed: int, slots: int, cuts: list[int]) -> None:
+    """Whatever was stopped and resumed; the audited go on when their rule would have pruned them."""
+    rungs = {"name": "asha", "rung_ratios": [1.0, 3.0, 9.0], "audit_share": 0.6}
+    with scratch() as folder:
+        conductor = begin(Path(folder), spec_of(scheduler=rungs, proof=PROOF_SHAPE))
+        for cut in [*cuts, 1000]:
+            drive(conductor, World(cliff_octaves=1.5), slots, seed, transactions=cut)
+            conductor.close(complete=False, device_seconds={})
+            conductor = resume(Path(folder), f"after{cut}")
+            expected = counted(conductor.state)
+            found = {name: getattr(conductor.state, name) for name in expected}
+            found |= {name: {p: n for p, n in found[name].items() if n} for name in ("waiting", "passed")}
+            assert found == expected
+        assert conductor.state.condemned
+
+
 def test_flops_are_reserved_when_begun_and_spent_when_measured(tmp_path: Path) -> None:
     conductor = begin(tmp_path, spec_of())
     drive(conductor, World(), slots=2, transactions=2)
@@ -47,8 +89,8 @@ def test_flops_are_reserved_when_begun_and_spent_when_measured(tmp_path: Path) -
     assert (state.spent_flops, state.reserved_flops) == (0, first.asked.cost_flops + second.asked.cost_flops)
     conductor.measured(World().measure(conductor.assignment(first)))
     assert (state.spent_flops, state.reserved_flops) == (first.flops_of(0), second.flops_of(0))
-    assert first.remaining_flops == first.flops_of(1) + first.flops_of(2)
-    assert second.remaining_flops == sum(second.flops_of(rung) for rung in range(3))
+    assert first.later_flops == first.flops_of(1) + first.flops_of(2)
+    assert second.later_flops == second.flops_of(1) + second.flops_of(2)
 
 
 def test_a_trial_is_as_good_as_its_last_measurement(tmp_path: Path) -> None:
