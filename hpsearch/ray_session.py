@@ -23,7 +23,9 @@ TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # our own handler leaves the search resumable
     "RAY_AIR_NEW_OUTPUT": "0",  # our own view shows the search
 }
-# Of a Ray of our own. The nodes of a cluster are started in an environment of theirs: deploy/ray.env.
+# Of a Ray of our own, where the user's environment does not say otherwise: Ray reads its authentication when it is
+# loaded, so a shell that holds a cluster's token has it for a Ray of our own too. The nodes of a cluster are started in
+# an environment of theirs: deploy/ray.env.
 EMBEDDED_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "disabled",  # it listens on loopback only
@@ -60,7 +62,8 @@ def connected_ray(address: str, view: View) -> Iterator[None]:
 
 
 def _start() -> None:
-    os.environ.update(EMBEDDED_ENVIRONMENT)
+    for name, value in EMBEDDED_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     ray.init(
         address="local",
         namespace=NAMESPACE,

@@ -175,9 +175,11 @@ class PromotionScheduler(TrialScheduler):
             self._promoted.append(trial)
 
     def _stop_all(self, tune_controller: Controller) -> None:
-        """Paused trials would keep Ray Tune waiting for ever."""
-        for trial in list(self._live.values()):
-            tune_controller.stop_trial(trial)
+        """Paused trials would keep Ray Tune waiting for ever; for those in mid-segment it would wait ten seconds."""
+        for trial_id, trial in list(self._live.items()):
+            tune_controller.stop_trial(trial)  # first: no answer of its worker is heard from here on
+            if trial_id in self._desk.conductor.state.running:
+                self._desk.release(trial_id)
 
     def _forget(self, trial: TuneTrial) -> None:
         self._live.pop(trial.config["trial_id"], None)
