@@ -100,9 +100,6 @@ class StackActor:
     def _make_device(self, setup: DeviceSetup, token_set: TokenSet) -> Device:
         # Read when torch's compiler is first loaded. What is compiled once is found again by every later search.
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(setup.cache / "compiled"))
-        # Read when OpenMP is first loaded, by torch: some 50 us of spinning at a barrier, then sleep. Alone as fast as
-        # OpenMP's endless spinning, beside another busy process several times faster.
-        os.environ.setdefault("GOMP_SPINCOUNT", "20000")
         # Imported here: the driver and the thin workers name this class without paying for torch.
         from trials.device import Device
         from trials.engine import choose_engine, free_bytes
