@@ -124,7 +124,7 @@ class SqliteStore:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = path.with_suffix(".lock")
-        self.remedy = "give the folder of a search"
+        self.remedy = "give the folder of a search, or restore the file from a copy"
         self.engine = sql.create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_TIMEOUT_S})
         sql.event.listen(self.engine, "connect", _configure_sqlite)
 

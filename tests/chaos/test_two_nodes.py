@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -51,9 +51,10 @@ class Search:
         until_s = time.monotonic() + PATIENCE_S
         while time.monotonic() < until_s and self.driver.poll() is None:
             for process in self.other.processes():
-                # Ray shows the method that runs; a first measurement says that all are at work.
-                if process.cmdline()[:1] == ["ray::StackActor.advance"] and len(self.trail.seen) >= 3:
-                    return process
+                with suppress(psutil.NoSuchProcess):
+                    # Trials are dealt to the devices in turn: where some have been measured, both are at work.
+                    if process.name().startswith("ray::StackActor") and len(self.trail.seen) >= 3:
+                        return process
             time.sleep(0.05)
         raise AssertionError("the other node never trains")
 

@@ -265,6 +265,17 @@ def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path, content: bytes) -> 
         Ledger(path).read()
 
 
+@pytest.mark.parametrize("kept", [0.1, 0.4, 0.7, 0.9, 0.95, 0.99])
+def test_a_truncated_file_is_refused_never_read_in_part(ledger: Ledger, kept: float) -> None:
+    ledger.append(*ONE_OF_EACH * 10)
+    ledger.close()  # all of it is in the one file now
+    assert isinstance(ledger.address, Path)
+    whole = ledger.address.read_bytes()
+    ledger.address.write_bytes(whole[: int(kept * len(whole))])
+    with pytest.raises(UserError, match="restore the file from a copy"):
+        Ledger(ledger.address).read()
+
+
 def test_a_ledger_in_no_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a readable ledger"):
         Ledger(tmp_path / "absent" / "ledger.sqlite").read()
