@@ -6,8 +6,8 @@ would train answers at once. Three searched parameters, three rungs.
     python -m tests.benchmarks.load --trials 1000 --sampler tpe
     python -m tests.benchmarks.load --trials 10000 --sampler random --output docs/load.svg
 
-`--all-rungs` takes every trial through all three rungs. `--mlflow URI` names a tracking server, and `--pause PID`
-stops that process (which must lead its group) for `--pause-seconds` once a fifth of the trials are asked.
+`--all-rungs` takes every trial through all three rungs. `--mlflow URI` names a tracking server. `--outage SECONDS`
+starts one, and kills it for so long once a third of the trials are asked.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import argparse
 import io
 import json
 import os
-import signal
 import tempfile
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,7 @@ from hpsearch.spec import Spec, check_spec
 from hpsearch.state import SearchState
 from hpsearch.svg import write_svg
 from hpsearch.view import LiveView
+from tests.hpsearch.mlflow_server import MlflowServer
 from tests.hpsearch.simulation import World
 from trials.trial import Assignment
 
@@ -114,7 +115,7 @@ class Loaded:
     wall_ms_per_event: list[float]
     memory_mb: dict[int, float]  # by trials asked
     memory_growth: float  # from trial 200 to trial 1,000, or the last one
-    paused_share: float | None  # events a second while MLflow was stopped, over those of the rest
+    outage_shares: dict[str, float]  # events a second while MLflow was gone, over those around it, by clock
 
 
 def spec_of(trials: int, sampler: str, all_rungs: bool, slots: int = SLOTS) -> Spec:
@@ -146,7 +147,7 @@ def run(spec: Spec, home: Home, watch: Watch) -> SearchState:
     return start_search(spec, SearchFolder(home, spec.name), cache, watch, start_actors)
 
 
-def loaded(spec: Spec, state: SearchState, samples: list[Sample], pause: tuple[float, float] | None) -> Loaded:
+def loaded(spec: Spec, state: SearchState, samples: list[Sample], outage: tuple[float, float] | None) -> Loaded:
     """What the samples say; the end of the search, where all that waits is closed at once, is left out."""
     first, last = samples[0], samples[-1]
     at = np.array([[s.trials, s.events, s.cpu_s, s.wall_s, s.memory_mb] for s in samples])
@@ -164,19 +165,23 @@ def loaded(spec: Spec, state: SearchState, samples: list[Sample], pause: tuple[f
         wall_ms_per_event=costs_ms[1].round(3).tolist(),
         memory_mb=memory,
         memory_growth=memory.get(1000, last.memory_mb) / memory[200] - 1.0 if 200 in memory else 0.0,
-        paused_share=_paused_share(at, pause) if pause else None,
+        outage_shares=_outage_shares(at, outage) if outage else {},
     )
 
 
-def _paused_share(at: Any, pause: tuple[float, float]) -> float:
-    """Events a second within a span of wall time over those in as long a time before and after it."""
-    begin, end = pause
+def _outage_shares(at: Any, outage: tuple[float, float]) -> dict[str, float]:
+    """Events within a span of wall time over those in as long a time around it, a second of each clock."""
+    begin, end = outage
     half = (end - begin) / 2
-    rate = [
-        float(np.diff(np.interp((low, high), at[:, 3], at[:, 1]))[0] / (high - low))
-        for low, high in ((begin - half, begin), (begin, end), (end, end + half))
-    ]
-    return rate[1] / ((rate[0] + rate[2]) / 2)
+    spans = [(begin - half, begin), (begin, end), (end, end + half)]
+    events, cpu_s, wall_s = (
+        [float(np.diff(np.interp(span, at[:, 3], at[:, column]))[0]) for span in spans] for column in (1, 2, 3)
+    )
+    around = events[0] + events[2]
+    return {
+        clock: (events[1] / seconds[1]) / (around / (seconds[0] + seconds[2]))
+        for clock, seconds in (("wall", wall_s), ("driver CPU", cpu_s))
+    }
 
 
 def draw(path: Path, samples: list[Sample]) -> None:
@@ -198,22 +203,22 @@ def draw(path: Path, samples: list[Sample]) -> None:
     write_svg(figure, path)
 
 
-class Pause(threading.Thread):
-    """Stops a process group for a while, once the search is well under way."""
+class Outage(threading.Thread):
+    """Kills a tracking server once the search is well under way, and starts it again after a while."""
 
-    def __init__(self, watch: Watch, process: int, seconds: float, after_trials: int) -> None:
+    def __init__(self, watch: Watch, server: MlflowServer, seconds: float, after_trials: int) -> None:
         super().__init__(daemon=True)
-        self._watch, self._process, self._seconds, self._after = watch, process, seconds, after_trials
+        self._watch, self._server, self._seconds, self._after = watch, server, seconds, after_trials
         self.span: tuple[float, float] | None = None
 
     def run(self) -> None:
         while not self._watch.samples or self._watch.samples[-1].trials < self._after:
             time.sleep(0.1)
-        os.killpg(self._process, signal.SIGSTOP)
         begun = time.perf_counter()
+        self._server.kill()
         time.sleep(self._seconds)
-        os.killpg(self._process, signal.SIGCONT)
         self.span = begun, time.perf_counter()
+        self._server.start()
 
 
 def main() -> None:
@@ -224,19 +229,22 @@ def main() -> None:
     parser.add_argument("--all-rungs", action="store_true")
     parser.add_argument("--home", type=Path, help="kept; else a folder that is thrown away")
     parser.add_argument("--mlflow", default="", help="URI of a tracking server; else a SQLite file")
-    parser.add_argument("--pause", type=int, default=0, metavar="PID")
-    parser.add_argument("--pause-seconds", type=float, default=60.0)
+    parser.add_argument("--outage", type=float, default=0.0, metavar="SECONDS")
     parser.add_argument("--output", type=Path, help="the picture")
     options = parser.parse_args()
     spec, watch = spec_of(options.trials, options.sampler, options.all_rungs, options.slots), Watch()
-    pause = Pause(watch, options.pause, options.pause_seconds, options.trials // 5) if options.pause else None
-    if pause is not None:
-        pause.start()
-    with tempfile.TemporaryDirectory() as scratch, watch.shown():
-        state = run(spec, Home((options.home or Path(scratch)).absolute(), mlflow=options.mlflow), watch)
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+        uri, outage = options.mlflow, None
+        if options.outage:
+            server = stack.enter_context(MlflowServer(Path(scratch) / "mlflow"))
+            outage = Outage(watch, server, options.outage, options.trials // 3)
+            uri = server.uri
+            outage.start()
+        stack.enter_context(watch.shown())
+        state = run(spec, Home((options.home or Path(scratch)).absolute(), mlflow=uri), watch)
     if options.output:
         draw(options.output, watch.samples)
-    print(json.dumps(asdict(loaded(spec, state, watch.samples, pause.span if pause else None)), indent=2))
+    print(json.dumps(asdict(loaded(spec, state, watch.samples, outage.span if outage else None)), indent=2))
 
 
 if __name__ == "__main__":

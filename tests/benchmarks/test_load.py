@@ -20,5 +20,5 @@ def test_short_trials_share_the_workers_that_were_started(tmp_path: Path) -> Non
     assert state.closed is not None and state.closed.complete
     assert [trial.state for trial in state.trials.values()] == [TrialState.COMPLETE] * 60
     assert state.closed.device_seconds["workers"] == SLOTS + SPARE_WORKERS
-    said = loaded(spec, state, watch.samples, pause=None)
+    said = loaded(spec, state, watch.samples, outage=None)
     assert said.measurements == 180 and said.trials_per_s > 0
