@@ -54,6 +54,8 @@ benchmark: $(VENV)/installed ## the figures of the README, measured again (about
 	$(BIN)/python -m tests.benchmarks.loss_prediction
 	$(BIN)/python -m tests.benchmarks.shapes
 	$(BIN)/python -m tests.benchmarks.tuning_outlook
+	$(BIN)/python -m tests.benchmarks.load --trials 1000 --sampler tpe
+	$(BIN)/python -m tests.benchmarks.load --trials 10000 --sampler random --output docs/load.svg
 
 .venv-models/installed: tests/verify_models/requirements.txt constraints.txt
 	$(PYTHON) -m venv .venv-models
