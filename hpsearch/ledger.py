@@ -110,7 +110,9 @@ class Ledger:
             reraise=True,
         )
         try:
-            retrying(self._write, rows)
+            for attempt in retrying:
+                with attempt:
+                    self._write(rows, is_retry=attempt.retry_state.attempt_number > 1)
         except sql.exc.IntegrityError as error:
             raise SearchHalted(
                 f"{self.address}: another driver has written to the ledger; this one leaves the search to it"
@@ -175,16 +177,16 @@ class Ledger:
                 self._is_writing = False
                 self._disconnect()
 
-    def _write(self, rows: Sequence[dict[str, Any]]) -> None:
+    def _write(self, rows: Sequence[dict[str, Any]], is_retry: bool) -> None:
         if not self._is_writing:
             with self._store.engine.connect() as connection:
-                self._write_by(connection, rows)
+                self._write_by(connection, rows, is_retry)
             return
         try:
             if self._writer is None:
                 self._connect()
             assert self._writer is not None
-            self._write_by(self._writer, rows)
+            self._write_by(self._writer, rows, is_retry)
         except RunsAlready as error:
             raise SearchHalted(f"{error}; this driver was cut off, and leaves the search to it") from error
         except Exception as error:
@@ -192,9 +194,9 @@ class Ledger:
                 self._disconnect()
             raise
 
-    def _write_by(self, connection: sql.Connection, rows: Sequence[dict[str, Any]]) -> None:
+    def _write_by(self, connection: sql.Connection, rows: Sequence[dict[str, Any]], is_retry: bool) -> None:
         with connection.begin():
-            if _is_written(connection, rows):
+            if is_retry and _is_written(connection, rows):
                 return  # by the attempt whose answer was lost
             if not self._is_upgraded:
                 # An older ledger may now hold what only this version reads.

@@ -150,8 +150,8 @@ def test_a_commit_whose_answer_was_lost_is_not_written_twice(ledger: Ledger, mon
     lost = psycopg.OperationalError("server closed the connection unexpectedly")
     write, calls = Ledger._write_by, []
 
-    def unheard(self: Ledger, connection: object, rows: object) -> None:
-        write(self, connection, rows)  # type: ignore[arg-type]
+    def unheard(self: Ledger, connection: object, rows: object, is_retry: bool) -> None:
+        write(self, connection, rows, is_retry)  # type: ignore[arg-type]
         calls.append(rows)
         if len(calls) == 1:
             raise sqlalchemy.exc.OperationalError("COMMIT", None, lost)
