@@ -36,6 +36,7 @@ from hpsearch.spec import Spec
 from hpsearch.trials_table import read_state
 from hpsearch.view import QuietView
 from search_spaces.errors import UserError, one_line
+from trials import storage
 from trials.corpus import CorpusSource, collect
 
 CHECK_S = 5.0  # a service that takes longer does not answer
@@ -106,11 +107,9 @@ def _ask_nodes(home: Home, probes: str, source: CorpusSource) -> list[NodeAnswer
 def _node_answer(mlflow_uri: str, probe_file: str, source: CorpusSource) -> NodeAnswer:
     with ThreadPoolExecutor() as pool:  # so that the slowest of them is all the time it takes
         mlflow = pool.submit(tried, lambda: _write_mlflow(mlflow_uri), None)
-        storage = pool.submit(tried, lambda: _write_file(probe_file), None)
+        file = pool.submit(tried, lambda: _write_file(probe_file), None)
         corpus_id, corpus_fault = tried(lambda: collect(source).id, "")
-    return NodeAnswer(
-        socket.gethostname(), versions(), mlflow.result()[1], storage.result()[1], corpus_id, corpus_fault
-    )
+    return NodeAnswer(socket.gethostname(), versions(), mlflow.result()[1], file.result()[1], corpus_id, corpus_fault)
 
 
 def _write_mlflow(address: str) -> None:
@@ -162,23 +161,22 @@ def _mlflow_login() -> dict[str, str]:
 
 
 def _write_file(location: str) -> None:
-    import fsspec
-
-    store, path = fsspec.core.url_to_fs(location)
-    if "://" not in location and not Path(path).parent.is_dir():
-        raise UserError(f"{Path(path).parent}: no such folder; mount or make it, or correct HPSEARCH_STORAGE")
-    store.pipe_file(path, location.encode())
+    folder = Path(location).parent
+    if "://" not in location and not folder.is_dir():  # a mount that is not there must not become a folder
+        raise UserError(f"{folder}: no such folder; mount or make it, or correct HPSEARCH_STORAGE")
+    storage.write(location, location.encode())
 
 
 def _collect_probes(probes: str, written: int) -> None:
     """Reads and removes what the nodes have written, from the driver's node."""
-    import fsspec
-
-    for number in range(written):
-        store, path = fsspec.core.url_to_fs(f"{probes}-{number}")
-        if not store.exists(path):
+    for location in [f"{probes}-{number}" for number in range(written)]:
+        try:
+            found = storage.read(location)
+        except FileNotFoundError:
+            found = b""
+        if found != location.encode():
             raise UserError("the driver's node does not see what a worker has written; all nodes must mount one folder")
-        store.rm_file(path)
+        storage.delete([location])
 
 
 def _ledger(folder: SearchFolder, spec: Spec) -> tuple[str, bool]:
