@@ -30,8 +30,8 @@ from hpsearch.folder import SearchFolder
 from hpsearch.home import Home
 from hpsearch.ledger import Ledger
 from hpsearch.ledger_store import postgres_engine
+from hpsearch.nodes import places, text_on_nodes
 from hpsearch.ray_session import connected_ray
-from hpsearch.runners import places, text_on_nodes
 from hpsearch.spec import Spec
 from hpsearch.trials_table import read_state
 from hpsearch.view import QuietView

@@ -5,21 +5,21 @@ from __future__ import annotations
 import logging
 import math
 import os
-import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import ActorUnschedulableError, GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorUnschedulableError, GetTimeoutError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hpsearch.halted import SearchHalted
 from hpsearch.model_spec import DeviceSection
+from hpsearch.nodes import Place
 from search_spaces.errors import UserError, one_line
 from trials.trial import Assignment, Measurement
 
@@ -37,15 +37,6 @@ HOME_AFTER_S = 300.0  # a worker that has left its device looks for it again so 
 FAREWELL_S = 10.0  # a device that does not say within this where its time went has taken the answer with it
 SPARE_CALLS = 8  # calls that must not wait behind blocked `advance` calls: hello, release, device_seconds
 UNREACHABLE = (RayActorError, ActorUnschedulableError, ValueError)  # ValueError: no actor of this name
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a stack actor runs, and what it takes there."""
-
-    node_id: str
-    cpus: int  # torch's thread count follows them
-    gpus: int
 
 
 @dataclass(frozen=True)
@@ -143,7 +134,7 @@ class StackActor:
 
 
 RemoteStackActor = ray.remote(StackActor)
-StartActors = Callable[[str, DeviceSetup, Sequence["Place"], int], "StackActors"]  # as `start_stack_actors`
+StartActors = Callable[[str, DeviceSetup, Sequence[Place], int], "StackActors"]  # as `start_stack_actors`
 
 
 def token_set_here(setup: DeviceSetup) -> TokenSet:
@@ -165,51 +156,6 @@ def token_set_here(setup: DeviceSetup) -> TokenSet:
             "mount the same text, on both"
         )
     return found
-
-
-def text_on_nodes(source: CorpusSource) -> CorpusSource:
-    """Where other nodes find a text: a job's own folder is copied to each of them, and their actors run inside it."""
-    package = Path(ray.get_runtime_context().runtime_env.get("working_dir", "")).stem
-    parts = source.path.parts
-    return replace(source, path=Path(*parts[parts.index(package) + 1 :])) if package in parts else source
-
-
-def check_shared_storage(location: str, where: Sequence[Place]) -> None:
-    """A trial may go on at another node than the one that wrote its checkpoint.
-
-    Args:
-        location: folder or URL of the checkpoints.
-        where: the devices.
-
-    Raises:
-        SearchHalted: the driver does not find what a node has written.
-    """
-    if "://" in location:
-        return
-    here = ray.get_runtime_context().get_node_id()
-    probe = Path(location) / f"probe-{secrets.token_hex(8)}"
-    for node_id in {place.node_id for place in where} - {here}:
-        strategy = NodeAffinitySchedulingStrategy(node_id, soft=False)
-        try:
-            ray.get(_write_probe.options(num_cpus=0, scheduling_strategy=strategy).remote(str(probe)))
-            found = probe.is_file()
-        except (OSError, RayError) as error:
-            raise SearchHalted(
-                one_line(f"{location}: storage: cannot be written by a node of the cluster ({error})")
-                + "; give --storage a folder that all nodes mount, or a URL such as s3://BUCKET/PREFIX"
-            ) from error
-        if not found:
-            raise SearchHalted(
-                f"{location}: storage: must be the same folder on every node, and the driver does not see what another "
-                "node writes; give --storage a folder that all nodes mount, or a URL such as s3://BUCKET/PREFIX"
-            )
-        probe.unlink()
-
-
-@ray.remote
-def _write_probe(path: str) -> None:
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    Path(path).write_text("", encoding="utf-8")
 
 
 class StackClient:
@@ -299,13 +245,6 @@ class StackActors:
             ray.kill(actor)
 
 
-def places() -> tuple[Place, ...]:
-    """The devices of the cluster: its GPUs, each with a share of its node's CPUs; where there are none, all CPUs."""
-    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # of Ray
-    every = [place for node in nodes for place in _places_of(node["NodeID"], node["Resources"])]
-    return tuple(place for place in every if place.gpus) or tuple(every)
-
-
 def start_stack_actors(
     runner: str, setup: DeviceSetup, where: Sequence[Place], num_workers: int, actor: Any = RemoteStackActor
 ) -> StackActors:
@@ -337,10 +276,3 @@ def connect(names: Sequence[str], num_workers: int) -> StackClient:
             gate: Any = ray.get_actor(name)
             return StackClient(names, ray.get(gate.hello.remote(worker, num_workers)))
     return StackClient(names, 0)
-
-
-def _places_of(node_id: str, resources: Mapping[str, float]) -> list[Place]:
-    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-    if gpus:
-        return [Place(node_id, max(1, cpus // gpus), 1)] * gpus
-    return [Place(node_id, cpus, 0)] if cpus else []

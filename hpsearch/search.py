@@ -24,16 +24,10 @@ from hpsearch.events import ConfirmOpened, ConfirmPlan, Opened, Resumed
 from hpsearch.folder import SearchFolder
 from hpsearch.ledger import Ledger
 from hpsearch.node_watch import watching_node
+from hpsearch.nodes import check_shared_storage, places, text_on_nodes
 from hpsearch.plan import check_budget
 from hpsearch.ray_session import connected_ray
-from hpsearch.runners import (
-    DeviceSetup,
-    StartActors,
-    check_shared_storage,
-    places,
-    start_stack_actors,
-    text_on_nodes,
-)
+from hpsearch.runners import DeviceSetup, StartActors, start_stack_actors
 from hpsearch.scheduler import Desk, LedgerSearcher, PromotionScheduler, tuner_options
 from hpsearch.search_log import logging_to
 from hpsearch.spec import Spec

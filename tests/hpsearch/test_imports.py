@@ -20,6 +20,7 @@ ALLOWED = {
         "hpsearch/trainable",
         "hpsearch/runners",
         "hpsearch/node_watch",
+        "hpsearch/nodes",
         "hpsearch/ray_session",
         "hpsearch/cluster_jobs",
         "hpsearch/cluster_probe",

@@ -13,7 +13,8 @@ import ray
 
 from hpsearch.halted import SearchHalted
 from hpsearch.model_spec import DeviceSection
-from hpsearch.runners import DeviceSetup, Place, RemoteStackActor, check_shared_storage, token_set_here
+from hpsearch.nodes import Place, check_shared_storage
+from hpsearch.runners import DeviceSetup, RemoteStackActor, token_set_here
 from search_spaces.errors import UserError
 from trials.corpus import CorpusSource
 from trials.tokens import prepare
