@@ -19,29 +19,31 @@ from hpsearch.exit_codes import DONE
 from hpsearch.folder import SearchFolder
 from hpsearch.home import Home
 from tests.chaos import witnesses
-from tests.chaos.harness import SEARCH_FILE, Trail
+from tests.chaos.harness import Trail
 from tests.chaos.namespaces import PORT, SOON, Node, two_nodes
+from tests.conftest import REPOSITORY
 
 pytestmark = [
     pytest.mark.chaos,
     pytest.mark.skipif(os.geteuid() != 0, reason="only root may make network namespaces"),
 ]
+TINY = REPOSITORY / "search_spaces" / "tiny.yaml"
 PATIENCE_S = 500.0
 LATE_S = 40.0  # for a writer that goes on to reach its rung
+LOOK_S = 0.3
+BUSY_PERCENT = 15.0  # of a core: an actor without a trial takes 1
 CUT_S = 70.0  # at least: longer than Ray takes to notice, as it is delivered
 AS_DELIVERED = {"RAY_gcs_rpc_server_reconnect_timeout_s": "900"}  # but that the cut-off node lives on, and trains
 
 
 class Search:
-    """One search on two nodes; its trials are long enough for a node to die under them."""
+    """One search on two nodes; its trials take seconds, long enough for a node to die under them."""
 
     def __init__(self, folder: Path, cache: Path, head: Node, other: Node) -> None:
         self.head, self.other = head, other
         self.folder = SearchFolder(Home(folder / "home"), "nodes")
         file = folder / "search.yaml"
-        longer = {"proof": {"width": 24, "depth": 1, "heads": 2, "tokens_per_parameter": 6.0, "trials": 3}}
-        plan = {**yaml.safe_load(SEARCH_FILE.read_text()), "name": "nodes", "budget_flops": 1e11, **longer}
-        file.write_text(yaml.safe_dump(plan))
+        file.write_text(yaml.safe_dump({**yaml.safe_load(TINY.read_text()), "name": "nodes"}))
         self.trail = Trail(Path(self.folder.checkpoints))
         command = [sys.executable, "-m", "tests.chaos.on_cluster", f"{head.address}:{PORT}", head.address]
         self.driver = head.start([*command, str(file), str(self.folder.home.path), str(cache)])
@@ -52,8 +54,8 @@ class Search:
         while time.monotonic() < until_s and self.driver.poll() is None:
             for process in self.other.processes():
                 with suppress(psutil.NoSuchProcess):
-                    # Trials are dealt to the devices in turn: where some have been measured, both are at work.
-                    if process.name().startswith("ray::StackActor") and len(self.trail.seen) >= 3:
+                    there = process.name().startswith("ray::StackActor") and len(self.trail.seen) >= 3
+                    if there and process.cpu_percent(LOOK_S) > BUSY_PERCENT:
                         return process
             time.sleep(0.05)
         raise AssertionError("the other node never trains")
