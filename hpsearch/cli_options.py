@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from hpsearch.home import Home
+from hpsearch.home import Home, storage_location
 from hpsearch.mlflow_address import check_address
 
 if TYPE_CHECKING:
@@ -79,11 +78,9 @@ def home_option(command: Command) -> Command:
     )
     @functools.wraps(command)
     def with_home(home_path: Path, ledger: str, mlflow: str, storage: str, **given: Any) -> Any:
-        if storage and "://" not in storage:
-            storage = os.path.abspath(storage)  # workers have another working folder
         if mlflow:
             check_address(mlflow)
-        return command(home=Home(home_path.absolute(), ledger, mlflow, storage), **given)
+        return command(home=Home(home_path.absolute(), ledger, mlflow, storage_location(storage)), **given)
 
     return cast(Command, with_home)
 

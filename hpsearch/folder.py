@@ -125,7 +125,8 @@ def find_search(home: Home, name: str) -> SearchFolder:
         known = ", ".join(sorted(found.name for found in [*searches(folder.home), *imports(folder.home)])) or "none"
         where = folder.home.ledger or folder.home.path
         raise UserError(
-            one_line(f"{name}: no such search in {where}") + f"; known: {known}. Give one of these, or --home"
+            one_line(f"{name}: no such search in {where}")
+            + f"; known: {known}. Give one of these, or {'--ledger' if folder.home.ledger else '--home'}"
         )
     return folder
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from search_spaces.errors import UserError
 
@@ -34,3 +36,19 @@ class Home:
                 "the machine; give --ledger postgresql://..., or --persistent-home if that is a disk of this machine "
                 "that persists"
             )
+
+
+def storage_location(given: str) -> str:
+    """What --storage names; a folder by its whole path, as workers have another working folder.
+
+    Raises:
+        UserError: it is a URL with a password in it.
+    """
+    if not given or "://" not in given:
+        return os.path.abspath(given) if given else ""
+    if ":" in urlsplit(given).netloc.rpartition("@")[0]:
+        raise UserError(
+            "--storage: must not hold a password, which would be shown and logged; put it where the store's own client "
+            "looks for it, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
+    return given

@@ -1,18 +1,25 @@
-"""Where a search may keep its ledger."""
+"""Where searches live: what an address may not hold."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 import pytest
 
-from hpsearch.home import Home
+from hpsearch.home import storage_location
 from search_spaces.errors import UserError
 
 
-def test_a_search_on_a_cluster_keeps_its_ledger_where_it_is_not_lost() -> None:
-    with pytest.raises(UserError, match="give --ledger postgresql://.*, or --persistent-home"):
-        Home(Path("runs"), ray="auto").check_for_cluster()
-    Home(Path("runs")).check_for_cluster()
-    Home(Path("runs"), ray="auto", is_persistent=True).check_for_cluster()
-    Home(Path("runs"), ray="auto", ledger="postgresql://me@db/hpsearch").check_for_cluster()
+@pytest.mark.parametrize("url", ["s3://bucket/prefix", "abfs://container@account/prefix", "s3://bucket/a:b@c", ""])
+def test_a_url_stays_as_it_is(url: str) -> None:
+    assert storage_location(url) == url
+
+
+def test_a_folder_is_named_by_its_whole_path() -> None:
+    assert storage_location("there") == os.path.join(os.getcwd(), "there")
+
+
+def test_a_password_in_a_url_is_refused_and_not_shown() -> None:
+    with pytest.raises(UserError, match="--storage: must not hold a password") as caught:
+        storage_location("s3://key:secret@bucket/prefix")
+    assert "secret@" not in str(caught.value) and "key:" not in str(caught.value)
