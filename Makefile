@@ -34,8 +34,10 @@ check: lint test ## everything: lint, tests, the slow tests (README commands, qu
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python -m pytest -m cluster
 
-chaos: $(VENV)/installed ## every part killed at random moments, nodes cut off, disks full (half an hour; root for all of it)
+chaos: $(VENV)/installed ## every part killed at random moments, nodes cut off, disks full, load (an hour; root for all of it)
 	$(BIN)/python -m pytest -m chaos
+	$(BIN)/python -m tests.benchmarks.load --trials 1000 --sampler tpe
+	$(BIN)/python -m tests.benchmarks.load --trials 7000 --sampler random --outage 60
 
 benchmark: $(VENV)/installed ## the figures of the README, measured again (about an hour)
 	$(BIN)/python -m tests.benchmarks.unswept_size
