@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -253,13 +254,16 @@ def test_trial_over_checkpoints_is_the_trial_in_one_go_bitwise(
 ) -> None:
     """So a rung's loss is that of a fresh trial whose only rung it is: earlier branches leave no trace."""
     first, *later = [*sorted(rungs), STEPS]
-    assignment = segment(tmp_path / "rungs", "a", first, config)
+    place = Path(tempfile.mkdtemp(dir=tmp_path))  # of this example: a file that is there already would count
+        tempfile.mkdtemp(dir=tmp_path)
+    )  # of this example: a file that is there is another device's, and counts
+    assignment = segment(place / "rungs", "a", first, config)
     measured = [alone(stack, assignment)]
     for steps in later:
         assignment = next_segment(assignment, steps)
         measured.append(alone(stack, assignment))
     for reached, steps in zip(measured, [first, *later], strict=True):
-        fresh = alone(stack, segment(tmp_path / "fresh", "a", steps, config))
+        fresh = alone(stack, segment(place / "fresh", "a", steps, config))
         for name in ("loss", "raw_loss", "far_loss", "train_loss", "anneal_flops"):
             assert getattr(reached, name) == getattr(fresh, name), name
         assert tensors(reached) == tensors(fresh)
@@ -362,7 +366,7 @@ def test_checkpoint_past_the_branch_point_or_of_another_shape_is_passed_over(sta
     assert "past the rung's branch point" in past.message
     other = segment(tmp_path, "b", 20, replace(CONFIG, architecture=replace(ARCHITECTURE, vocabulary=60)))
     checkpoint.save(other.save_to, other_trunk(), Measurement.fault(other, Outcome.FAIL, ""))
-    shaped = alone(stack, replace(next_segment(first, 60), resume_from=(other.save_to,)))
+    shaped = alone(stack, replace(next_segment(first, 61), resume_from=(other.save_to,)))
     assert "parameters was expected" in shaped.message
     assert shaped.outcome is Outcome.MEASURED
 
