@@ -255,8 +255,6 @@ def test_trial_over_checkpoints_is_the_trial_in_one_go_bitwise(
     """So a rung's loss is that of a fresh trial whose only rung it is: earlier branches leave no trace."""
     first, *later = [*sorted(rungs), STEPS]
     place = Path(tempfile.mkdtemp(dir=tmp_path))  # of this example: a file that is there already would count
-        tempfile.mkdtemp(dir=tmp_path)
-    )  # of this example: a file that is there is another device's, and counts
     assignment = segment(place / "rungs", "a", first, config)
     measured = [alone(stack, assignment)]
     for steps in later:
