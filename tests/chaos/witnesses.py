@@ -11,7 +11,7 @@ from mlflow.tracking import MlflowClient
 from hpsearch.check import check_ledger
 from hpsearch.events import Ended, Event, Measured, TrialState
 from hpsearch.folder import SearchFolder
-from hpsearch.ledger import Entry, Ledger
+from hpsearch.ledger import Entry, read_ledger
 from hpsearch.mlflow_store import TRIAL_TAG
 from hpsearch.state import SearchState, fold
 from trials.trial import Measurement, Outcome
@@ -21,11 +21,7 @@ LIFE = ("opened", "resumed", "adopted", "closed", "freed")  # events that tell o
 
 def entries_of(folder: SearchFolder) -> list[Entry]:
     """The search's ledger."""
-    ledger = Ledger(folder.ledger)
-    try:
-        return ledger.read()
-    finally:
-        ledger.close()
+    return read_ledger(folder.ledger)
 
 
 def state_of(entries: Sequence[Entry]) -> SearchState:
