@@ -55,14 +55,7 @@ def save(location: str, trunk: Trunk, measurement: Measurement) -> None:
     Raises:
         StorageError: it cannot be written.
     """
-    header = {
-        "format": str(FORMAT),
-        "tokens": str(trunk.tokens),
-        "steps": str(trunk.steps),
-        "trace": json.dumps(trunk.trace.to_dict()),
-        "measurement": json.dumps(measurement.to_dict()),
-    }
-    storage.write(location, safetensors.numpy.save(dict(trunk.tensors), metadata=header))
+    storage.write(location, _packed(trunk, measurement))
 
 
 def save_first(location: str, trunk: Trunk, measurement: Measurement) -> Measurement:
@@ -74,9 +67,12 @@ def save_first(location: str, trunk: Trunk, measurement: Measurement) -> Measure
     Raises:
         StorageError: it cannot be written, or whether there is one cannot be told.
     """
-    with suppress(CheckpointError):  # absent, or half of one, which is no measurement
+    if storage.write_first(location, _packed(trunk, measurement)):
+        return measurement
+    with suppress(CheckpointError):  # half of one is no measurement
         found = read_measurement(location)
-        log.warning("%s: another device was first, its measurement counts", location)
+        if found != measurement:
+            log.warning("%s: another device was first, its measurement counts", location)
         return found
     save(location, trunk, measurement)
     return measurement
@@ -109,6 +105,17 @@ def load(location: str, num_parameters: int) -> Trunk:
     if kinds != {name: ("float32", (num_parameters,)) for name in TENSORS}:
         raise CheckpointError(f"{location}: holds {kinds}, a trial of {num_parameters} parameters was expected")
     return trunk
+
+
+def _packed(trunk: Trunk, measurement: Measurement) -> bytes:
+    header = {
+        "format": str(FORMAT),
+        "tokens": str(trunk.tokens),
+        "steps": str(trunk.steps),
+        "trace": json.dumps(trunk.trace.to_dict()),
+        "measurement": json.dumps(measurement.to_dict()),
+    }
+    return safetensors.numpy.save(dict(trunk.tensors), metadata=header)
 
 
 def _header(location: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -30,6 +31,15 @@ log = logging.getLogger(__name__)
 PARTIAL = ".partial"  # the ending of what is being written
 # Stores whose PUT is whole or not at all. Others (sftp, hdfs, ...) write in place: mount them.
 OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "oci")
+CONDITIONAL_STORES = (
+    "s3",
+    "s3a",
+    "gs",
+    "gcs",
+    "az",
+    "abfs",
+    "abfss",
+)  # whose client passes on "only where there is none"
 PATIENCE_S = 300.0  # how long a store may be away without stopping a search
 FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 10.0  # the interval doubles up to here
@@ -49,6 +59,8 @@ AWAY = {  # of a mount whose server is gone
     errno.EREMOTEIO,
     errno.EBUSY,  # what s3fs makes of "slow down"
 }
+NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+LOST_RACE = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}  # of S3: somebody else's file is there
 FULL_CODES = {"QuotaExceeded", "InsufficientCapacity", "XMinioStorageFull", "EntityTooLarge"}  # of S3 and its kin
 
 Answer = TypeVar("Answer")
@@ -102,12 +114,36 @@ def write(location: str, data: bytes) -> None:
         try:
             path = _local(location)
             if path is not None:
-                _write_local(path, data)
+                _write_local(path, data, os.replace)
             else:
                 store, key = _remote(location)
                 store.pipe_file(key, data)
         except FileNotFoundError as error:  # the bucket, or a folder that was removed meanwhile
             raise _fault(NoSuchStore, location, error) from error
+
+
+def write_first(location: str, data: bytes) -> bool:
+    """Writes a file as `write` does, but only where there is none; of several writers one is told True.
+
+    Where the file system has no hard links, or the store takes no conditions, two writers of the same instant may both
+    be told True, and the second one's file stays.
+
+    Raises:
+        StorageError: it cannot be written; nothing half-written is left.
+    """
+    if size(location) is not None:
+        return False
+    with _told(location), suppress(FileExistsError):
+        try:
+            path = _local(location)
+            if path is not None:
+                _write_local(path, data, _link)
+            else:
+                _put_first(location, data)
+        except FileNotFoundError as error:
+            raise _fault(NoSuchStore, location, error) from error
+        return True
+    return False
 
 
 def read(location: str, start: int = 0, end: int | None = None) -> bytes:
@@ -214,8 +250,8 @@ def patiently(
             interval_s = min(2 * interval_s, LAST_RETRY_S)
 
 
-def _write_local(path: Path, data: bytes) -> None:
-    """Beside, synced, renamed, and the folder synced: without it a power cut may take the name."""
+def _write_local(path: Path, data: bytes, place: Callable[[Path, Path], None]) -> None:
+    """Beside, synced, put in place, and the folder synced: without it a power cut may take the name."""
     _make_folder(path.parent)
     beside = path.with_name(f"{path.name}.{_writer()}{PARTIAL}")
     try:
@@ -223,12 +259,37 @@ def _write_local(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        place(beside, path)
     except OSError:
         with suppress(OSError):
             beside.unlink()
         raise
     _sync_folder(path.parent)
+
+
+def _link(beside: Path, path: Path) -> None:
+    """A rename that takes nobody's place."""
+    try:
+        os.link(beside, path)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        os.replace(beside, path)
+    else:
+        beside.unlink()
+
+
+def _put_first(location: str, data: bytes) -> None:
+    store, key = _remote(location)
+    try:
+        conditional = location.partition("://")[0] in CONDITIONAL_STORES
+        store.pipe_file(key, data, **({"mode": "create"} if conditional else {}))
+    except OSError as error:
+        if _code(error) in LOST_RACE:
+            raise FileExistsError(location) from error
+        if _code(error) != "NotImplemented":  # what a store says that does not know conditions
+            raise
+        store.pipe_file(key, data)
 
 
 def _make_folder(folder: Path) -> None:
@@ -248,8 +309,8 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _writer() -> str:
-    """This process, among those of all nodes of a shared mount."""
-    return f"{os.uname().nodename}-{os.getpid()}"
+    """This thread, among those of all nodes of a shared mount."""
+    return f"{os.uname().nodename}-{os.getpid()}-{threading.get_native_id()}"
 
 
 def _local(location: str) -> Path | None:

@@ -8,10 +8,14 @@ import pickle
 import resource
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -59,6 +63,32 @@ def test_what_is_written_is_read_listed_and_deleted(place: str) -> None:
     storage.delete([one, f"{place}/never"])
     storage.delete([one])
     assert storage.files_under(place) == [two]
+
+
+def test_of_several_writers_of_one_file_one_is_first(place: str) -> None:
+    """All have looked before any has written, as writers on two sides of a cut do."""
+    texts = [f"{number}".encode() * 1000 for number in range(8)]
+    together = threading.Barrier(len(texts))
+
+    def all_see_none(location: str) -> None:
+        together.wait(30)
+
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(len(texts)) as writers:
+        patch.setattr(storage, "size", all_see_none)
+        first = list(writers.map(partial(storage.write_first, f"{place}/a"), texts))
+    assert first.count(True) == 1
+    assert storage.read(f"{place}/a") == texts[first.index(True)]
+    assert storage.files_under(place) == [f"{place}/a"], "nothing of those who lost is left"
+    assert not storage.write_first(f"{place}/a", b"late")
+
+
+@pytest.mark.parametrize("error", [errno.EPERM, errno.ENOTSUP])
+def test_the_first_one_is_written_where_there_are_no_links(tmp_path: Path, error: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "link", mock.Mock(side_effect=OSError(error, os.strerror(error))))
+        assert storage.write_first(str(tmp_path / "a"), b"1")
+    assert (tmp_path / "a").read_bytes() == b"1"
+    assert os.listdir(tmp_path) == ["a"]
 
 
 def test_a_folder_is_no_file(place: str) -> None:
