@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import ray
 
+from hpsearch.halted import SearchHalted
 from hpsearch.view import View
 from search_spaces.errors import UserError, one_line
 
@@ -48,6 +49,7 @@ def connected_ray(address: str, view: View) -> Iterator[None]:
 
     Raises:
         UserError: the cluster cannot be joined.
+        SearchHalted: no Ray starts on this machine.
     """
     os.environ.update(TUNE_ENVIRONMENT)
     if ray.is_initialized():
@@ -68,14 +70,20 @@ def connected_ray(address: str, view: View) -> Iterator[None]:
 def _start() -> None:
     for name, value in EMBEDDED_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    ray.init(
-        address="local",
-        namespace=NAMESPACE,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=256 * 2**20,  # measurements are small; text is read from a shared memmap
-    )
+    try:
+        ray.init(
+            address="local",
+            namespace=NAMESPACE,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=256 * 2**20,  # measurements are small; text is read from a shared memmap
+        )
+    except Exception as error:  # a bare Exception is what Ray raises where one of its processes dies at the start
+        raise SearchHalted(
+            one_line(f"Ray does not start on this machine ({error})")
+            + "; see /tmp/ray/session_latest/logs, free memory and room in /tmp, then go on with `hpsearch resume`"
+        ) from error
 
 
 def _join(address: str) -> None:

@@ -46,10 +46,12 @@ class PostgresServer:
         settings = {"listen_addresses": "127.0.0.1", "unix_socket_directories": "", "shared_buffers": "16MB"}
         command = [str(find_binaries() / "postgres"), "-D", str(self._data), "-p", str(self._port)]
         command += [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        with open(self._data.parent / "log", "ab") as log:
-            self._process = subprocess.Popen(as_user(command), stderr=log, stdout=log)
+        self._process = None
         deadline = time.monotonic() + START_TIMEOUT_S
         while True:
+            if self._process is None or self._process.poll() is not None:  # what a killed one has left still ends
+                with open(self._data.parent / "log", "ab") as log:
+                    self._process = subprocess.Popen(as_user(command), stderr=log, stdout=log)
             try:
                 psycopg.connect(self.url, password=self.password, connect_timeout=2).close()
                 return

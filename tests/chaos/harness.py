@@ -48,6 +48,9 @@ class Part(StrEnum):
 COMMANDS = {Part.STACK_ACTOR: "ray::StackActor", Part.WORKER: "ray::Trial", Part.RAYLET: "raylet"}
 
 
+RESTARTED = (Part.DRIVER, Part.RAYLET)  # with all of the search: no search without its driver or its only node
+
+
 @dataclass(frozen=True)
 class Kill:
     """One SIGKILL, and its moment."""
@@ -61,10 +64,17 @@ class Kill:
 
 
 def draw_kills(part: Part, seed: int, count: int = 1) -> list[Kill]:
-    """So many kills of a part in a row, each after the first while the search still recovers."""
+    """So many kills of a part in a row, each after the first while the search still recovers.
+
+    Trials whose actors run end without a raylet: a search that is to lose two of them loses the first one early.
+    """
     moments = random.Random(seed)
-    first = Kill(part, moments.randint(1, 30), moments.uniform(0.0, 1.5))
-    return [first, *(Kill(part, 0, moments.uniform(0.0, 8.0)) for _ in range(count - 1))]
+    twice_raylet = part is Part.RAYLET and count > 1
+    first = Kill(
+        part, moments.randint(1, 4 if twice_raylet else 25), moments.uniform(0.0, 0.3 if twice_raylet else 1.5)
+    )
+    recovery_s = 8.0 if part in RESTARTED else 1.5
+    return [first, *(Kill(part, 0, moments.uniform(0.0, recovery_s)) for _ in range(count - 1))]
 
 
 def hpsearch(*arguments: str) -> None:
@@ -188,7 +198,7 @@ class Survivor:
             return False
         victim.kill()
         self._tell(f"killed: {kill}")
-        if kill.part in (Part.DRIVER, Part.RAYLET):  # no search without its only node
+        if kill.part in RESTARTED:
             self._driver.wait(PATIENCE_S)
         return True
 

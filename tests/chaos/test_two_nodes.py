@@ -28,6 +28,14 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root may make network namespaces"),
 ]
 TINY = REPOSITORY / "search_spaces" / "tiny.yaml"
+# Models large enough for trials of seconds: a node has to die under one.
+LONGER = {
+    "name": "nodes",
+    "ladder": [{"width": 48, "depth": 1, "heads": 2, "trials": 5}, {"width": 96, "depth": 1, "heads": 2, "trials": 4}],
+    "proof": {"width": 128, "depth": 1, "heads": 2, "tokens_per_parameter": 2.0, "trials": 3},
+    "target": {"width": 192, "depth": 2, "heads": 2, "tokens": 5.0e5},
+    "budget_flops": 4.0e12,
+}
 PATIENCE_S = 500.0
 LATE_S = 40.0  # for a writer that goes on to reach its rung
 LOOK_S = 0.3
@@ -43,7 +51,7 @@ class Search:
         self.head, self.other = head, other
         self.folder = SearchFolder(Home(folder / "home"), "nodes")
         file = folder / "search.yaml"
-        file.write_text(yaml.safe_dump({**yaml.safe_load(TINY.read_text()), "name": "nodes"}))
+        file.write_text(yaml.safe_dump({**yaml.safe_load(TINY.read_text()), **LONGER}))
         self.trail = Trail(Path(self.folder.checkpoints))
         command = [sys.executable, "-m", "tests.chaos.on_cluster", f"{head.address}:{PORT}", head.address]
         self.driver = head.start([*command, str(file), str(self.folder.home.path), str(cache)])

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import socket
+from unittest import mock
 
 import pytest
+import ray
 
-from hpsearch.ray_session import _join
+from hpsearch.halted import SearchHalted
+from hpsearch.ray_session import _join, _start
 from search_spaces.errors import UserError
 
 
@@ -21,3 +24,11 @@ def test_nobody_there_is_told() -> None:
 def test_what_is_no_address_of_a_cluster_is_told(address: str) -> None:
     with pytest.raises(UserError, match="--ray: must be auto or HOST:PORT, got .*`hpsearch submit`"):
         _join(address)
+
+
+def test_a_ray_that_does_not_start_leaves_the_search_resumable() -> None:
+    """Its raylet killed at the start: `tests.chaos.test_kills` does that to a real one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray, "init", mock.Mock(side_effect=Exception("The current node timed out during startup.")))
+        with pytest.raises(SearchHalted, match="Ray does not start .*timed out.*/tmp/ray.*`hpsearch resume`"):
+            _start()
