@@ -5,6 +5,7 @@ HOME/NAME/ledger.sqlite           the search itself
 HOME/NAME/checkpoints/TRIAL/      trunks with their measurements
 HOME/NAME/search.log              one log
 HOME/NAME/ledger.jsonl.gz         the ledger as MLflow was last given it
+HOME/NAME/search.yaml             the search file, with every default written out, likewise
 HOME/NAME/recommended.yaml ...    what came out
 
 An imported search has instead of these
@@ -44,6 +45,10 @@ class SearchFolder:
     def ledger_copy(self) -> Path:
         """The ledger as MLflow is given it, whatever database it is in."""
         return self.path / "ledger.jsonl.gz"
+
+    @property
+    def search_file(self) -> Path:
+        return self.path / "search.yaml"
 
     @property
     def log(self) -> Path:

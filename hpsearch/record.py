@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cached_property
 
+import yaml
 from mlflow.entities import Run, RunTag
 from mlflow.tracking import MlflowClient
 
@@ -120,10 +121,13 @@ class Sender:
         return not self._waiting
 
     def send_copy(self) -> None:
-        """Puts the ledger, as far as it was read, beside the search's run."""
+        """Puts the ledger, as far as it was read, and the search file beside the search's run."""
         if self._parent.run_id and self._copied_seq < self.seq:
             self._copy.write()
-            self._client.log_artifact(self._parent.run_id, str(self._copy.path))
+            search = yaml.safe_dump(self.state.spec.model_dump(mode="json"), sort_keys=False)
+            self._folder.search_file.write_text(search, encoding="utf-8")
+            for path in (self._copy.path, self._folder.search_file):
+                self._client.log_artifact(self._parent.run_id, str(path))
             self._client.set_tag(self._parent.run_id, LEDGER_TAG, str(self.seq))
             self._copied_seq = self.seq
 

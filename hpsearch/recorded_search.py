@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -31,8 +30,6 @@ from hpsearch.mlflow_store import (
 )
 from hpsearch.state import SearchState
 from search_spaces.errors import UserError, one_line
-
-SEARCH_FILE = "search.yaml"
 
 
 @dataclass(frozen=True)
@@ -65,12 +62,9 @@ def attach(folder: SearchFolder, state: SearchState) -> None:
     run = runs[0]
     if run.data.tags.get(FILES_TAG) == str(state.seq):
         return
-    with tempfile.TemporaryDirectory(prefix="hpsearch-") as scratch:
-        search_file = Path(scratch) / SEARCH_FILE
-        search_file.write_text(yaml.safe_dump(state.spec.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
-        for path in (search_file, *folder.outcome_files.values()):
-            if path.is_file():
-                client.log_artifact(run.info.run_id, str(path))
+    for path in folder.outcome_files.values():
+        if path.is_file():
+            client.log_artifact(run.info.run_id, str(path))
     client.set_tag(run.info.run_id, FILES_TAG, str(state.seq))
 
 

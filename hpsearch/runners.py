@@ -172,9 +172,6 @@ class StackClient:
             self._number, self._lost_s = self._home, -math.inf  # one failure, and it moves on again
         return Measurement.from_dict(self._call("advance", assignment.to_dict()))
 
-    def release(self, trial_id: str) -> None:
-        self._call("release", trial_id)
-
     def _call(self, method: str, argument: Any) -> Any:
         """Raises RayActorError while the actor restarts; one that does not come back is left for the next."""
         try:

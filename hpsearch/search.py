@@ -109,10 +109,11 @@ def resume_search(folder: SearchFolder, cache: Path, view: View, text: str = "")
         token_set = _same_text(state, cache, view)
         ledger.append(Resumed(incarnation=secrets.token_hex(4), versions=_versions()), after_seq=state.seq)
         conductor = Conductor(ledger, _with_text_at(text, read_state(folder.ledger)), folder)
-        adopt_orphans(conductor)
-        remove_garbage(conductor)
-        view.update(conductor.state)
-        return _conduct(conductor, token_set, cache, view)
+        with connected_ray(folder.home.ray, view):  # which takes seconds, while a killed driver's workers may write on
+            adopt_orphans(conductor)
+            remove_garbage(conductor)
+            view.update(conductor.state)
+            return _conduct(conductor, token_set, cache, view)
 
 
 def confirm_search(folder: SearchFolder, seq: int, plan: ConfirmPlan, cache: Path, view: View) -> SearchState:

@@ -20,7 +20,7 @@ RETRY_S = 1.0  # between attempts to reach a runner that restarts
 
 
 class Runner(Protocol):
-    """Trains segments of trials. Both calls are idempotent by trial, so a caller may die and ask again.
+    """Trains segments of trials. A call is idempotent by trial, so a caller may die and ask again.
 
     A trial's own fault is a measurement with outcome DIVERGED or FAIL; only infrastructure raises.
     """
@@ -32,10 +32,6 @@ class Runner(Protocol):
             StorageError: its checkpoints cannot be read or written, so nothing more can be measured.
             RayActorError: the runner is restarting.
         """
-        ...
-
-    def release(self, trial_id: str) -> None:
-        """Forgets a trial and frees what it holds."""
         ...
 
 

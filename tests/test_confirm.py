@@ -14,9 +14,10 @@ from hpsearch.check import check_ledger
 from hpsearch.events import Asked, ConfirmOpened, Measured, Role
 from hpsearch.folder import SearchFolder
 from hpsearch.home import Home
+from hpsearch.ledger import read_ledger
 from hpsearch.plan import confirm_proxy
 from hpsearch.trials_table import read_state, trials_table
-from tests.test_kill import TINY, assert_recorded_once, entries_of, kill_after, num_events, start
+from tests.driver import TINY, assert_recorded_once, kill_after, num_events, start
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +39,7 @@ def test_a_search_is_confirmed_though_killed_and_again(tmp_path: Path) -> None:
 
 def assert_told(folder: SearchFolder, num_before: int) -> None:
     """Four more trials, each measured once, everywhere."""
-    entries, state = entries_of(folder), read_state(folder.ledger)
+    entries, state = read_ledger(folder.ledger), read_state(folder.ledger)
     measured = Counter((e.event.trial_id, e.event.rung) for e in entries if isinstance(e.event, Measured))
     assert set(measured.values()) == {1}
     asked = [e.seq for e in entries if isinstance(e.event, Asked) and e.event.role is Role.CONFIRM]

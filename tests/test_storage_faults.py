@@ -18,16 +18,15 @@ from hpsearch.events import Freed, Measured
 from hpsearch.exit_codes import DONE, STOPPED, USER_ERROR
 from hpsearch.folder import SearchFolder
 from hpsearch.home import Home
+from hpsearch.ledger import read_ledger
 from hpsearch.trials_table import read_state
-from tests.conftest import REPOSITORY
+from tests.driver import TINY, num_events
 from tests.object_store import BUCKET, ObjectStore, object_store
-from tests.test_kill import entries_of, num_events
 from tests.trials.test_storage import small_disk
 from trials.storage import files_under
 
 pytestmark = pytest.mark.slow
 
-TINY = REPOSITORY / "search_spaces" / "tiny.yaml"
 DEADLINE_S = 240.0
 
 
@@ -70,7 +69,7 @@ def wait_for_events(process: subprocess.Popen[str], folder: SearchFolder, events
 
 def assert_complete(folder: SearchFolder) -> None:
     """Every rung measured once, each segment begun where the rung before left its trunk; no file too many or few."""
-    entries = entries_of(folder)
+    entries = read_ledger(folder.ledger)
     measured = Counter((e.event.trial_id, e.event.rung) for e in entries if isinstance(e.event, Measured))
     assert set(measured.values()) == {1}
     assert check_ledger(entries).differences == ()
@@ -91,7 +90,7 @@ def test_killed_and_resumed_with_its_checkpoints_in_an_object_store(tmp_path: Pa
     os.kill(first.pid, signal.SIGKILL)
     ended(first)
     assert ended(start(folder, "resume", "tiny")) == (DONE, "")
-    assert any(isinstance(entry.event, Freed) for entry in entries_of(folder))
+    assert any(isinstance(entry.event, Freed) for entry in read_ledger(folder.ledger))
     assert_complete(folder)
     assert not (folder.path / "checkpoints").exists()
 

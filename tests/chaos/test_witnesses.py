@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
-from hpsearch.events import Asked, Ended, Judged, Measured, Promoted, TrialState
+from hpsearch.events import Asked, Ended, Judged, Measured, Opened, Promoted, Resumed, TrialState
 from hpsearch.folder import SearchFolder
 from hpsearch.home import Home
 from hpsearch.ledger import Entry
@@ -129,13 +129,18 @@ def test_another_search_is_told_from_the_unbroken_one(sound: Entries, unbroken: 
 
 
 def test_a_second_checkpoint_of_a_segment_is_seen(sound: Entries) -> None:
+    opened, resumed = (entry for entry in sound if isinstance(entry.event, Opened | Resumed))
+    one, other = (f"100-{entry.event.incarnation}.safetensors" for entry in (opened, resumed))
+    came_ns = round(resumed.at_s * 1e9)
     seen = {}
     for event in (entry.event for entry in sound if isinstance(entry.event, Measured)):
-        seen[event.trial_id, str(event.measurement["tokens"])] = {("file", 1)}
+        seen[event.trial_id, str(event.measurement["tokens"])] = {(one, 1)}
     witnesses.segments_are_saved_once(seen, sound)
-    first = next(iter(seen))
-    with pytest.raises(AssertionError, match="trained twice"):
-        witnesses.segments_are_saved_once({**seen, first: {("file", 1), ("file", 2)}}, sound)
+    first, later = next(iter(seen)), (other, came_ns + 10**10)
+    witnesses.segments_are_saved_once({**seen, first: {(one, came_ns + 10**9), later}}, sound)
+    for twice in ({(one, 1), (one, 2)}, {(one, came_ns - 10**9), later}):
+        with pytest.raises(AssertionError, match="trained twice"):
+            witnesses.segments_are_saved_once({**seen, first: twice}, sound)
     with pytest.raises(AssertionError, match="nobody saw"):
         witnesses.segments_are_saved_once({}, sound)
 

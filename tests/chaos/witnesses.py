@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from mlflow.tracking import MlflowClient
 
 from hpsearch.check import check_ledger
-from hpsearch.events import Ended, Event, Measured, TrialState
+from hpsearch.events import Ended, Event, Measured, Opened, Resumed, TrialState
 from hpsearch.folder import SearchFolder
 from hpsearch.ledger import Entry, read_ledger
 from hpsearch.mlflow_store import TRIAL_TAG
@@ -66,9 +67,15 @@ def segments_start_at_their_rung(entries: Sequence[Entry]) -> None:
 
 
 def segments_are_saved_once(seen: Mapping[tuple[str, str], set[tuple[str, int]]], entries: Sequence[Entry]) -> None:
-    """No segment that had a whole checkpoint was trained again; each measured one was seen."""
-    twice = {segment: files for segment, files in seen.items() if len(files) > 1}
-    assert not twice, f"segments that were trained twice: {twice}"
+    """No segment that had a whole checkpoint when its driver came was trained again; each measured one was seen.
+
+    Workers outlive a killed driver for a moment: what they write when the next one is there comes too late to count.
+    """
+    came_s = {entry.event.incarnation: entry.at_s for entry in entries if isinstance(entry.event, Opened | Resumed)}
+    for segment, files in seen.items():
+        versions = sorted((version_ns / 1e9, _writer(name)) for name, version_ns in files)
+        for (earlier_s, earlier), (_, later) in pairwise(versions):
+            assert earlier != later and earlier_s > came_s[later], f"{segment} was trained twice: {versions}, {came_s}"
     measured = [Measurement.from_dict(e.event.measurement) for e in entries if isinstance(e.event, Measured)]
     segments = {(m.trial_id, str(m.tokens)) for m in measured if m.outcome is Outcome.MEASURED}
     assert segments <= set(seen), f"checkpoints that nobody saw: {segments - set(seen)}"
@@ -98,6 +105,11 @@ def recorded_once(folder: SearchFolder, entries: Sequence[Entry]) -> None:
     assert recorded == ["", *sorted(state_of(entries).trials)], recorded
     running = [run.info.run_name for run in runs if run.info.status == "RUNNING"]
     assert not running, f"left running: {running}"
+
+
+def _writer(checkpoint: str) -> str:
+    """The incarnation in the name of a file."""
+    return checkpoint.partition("-")[2].partition(".")[0]
 
 
 def _is_cut(event: Event) -> bool:
