@@ -66,7 +66,7 @@ class Kill:
 def draw_kills(part: Part, seed: int, count: int = 1) -> list[Kill]:
     """So many kills of a part in a row, each after the first while the search still recovers.
 
-    Trials whose actors run end without a raylet: a search that is to lose two of them loses the first one early.
+    Trials whose actors run end without a raylet: a search that is to lose two of them loses the first one before.
     """
     moments = random.Random(seed)
     twice_raylet = part is Part.RAYLET and count > 1

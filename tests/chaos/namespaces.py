@@ -63,14 +63,17 @@ class Node:
         options += ["--include-dashboard", "false"] if not head else []
         self.start([sys.executable, "-m", "ray.scripts.scripts", "start", *role, *options])
 
-    def start(self, command: list[str], stdout: int = subprocess.DEVNULL) -> psutil.Popen:
+    def start(self, command: list[str], stderr: int | None = None) -> psutil.Popen:
         """A program in the namespace, which sees a folder of Ray's that is its node's own."""
         own = Path(f"/tmp/ray-{self._name}")
         own.mkdir(exist_ok=True)
         os.makedirs("/tmp/ray", exist_ok=True)
         mounted = ["sh", "-c", 'mount --bind "$0" /tmp/ray && exec "$@"', str(own), *command]
         process = psutil.Popen(
-            ["ip", "netns", "exec", self._name, *mounted], env=self._environment, stdout=stdout, text=True
+            ["ip", "netns", "exec", self._name, *mounted],
+            env=self._environment,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
         )
         self._processes.append(process)
         return process
@@ -116,8 +119,10 @@ def two_nodes(environment: Mapping[str, str]) -> Iterator[tuple[Node, Node]]:
         for node in (head, other):
             node.connect(bridge)
         head.start_ray("")
-        _await_port(head)
+        _await(head, f"import socket; socket.create_connection(('{head.address}', {PORT}), 2).close()")
         other.start_ray(head.address)
+        look = f"import ray; ray.init('{head.address}:{PORT}', _node_ip_address='{head.address}', log_to_driver=False)"
+        _await(head, f"{look}; assert len([node for node in ray.nodes() if node['Alive']]) == 2")
         yield head, other
     finally:
         for node in (other, head):
@@ -125,12 +130,11 @@ def two_nodes(environment: Mapping[str, str]) -> Iterator[tuple[Node, Node]]:
         _ip("link", "del", bridge)
 
 
-def _await_port(head: Node) -> None:
-    """Until the head takes connections."""
-    probe = f"import socket; socket.create_connection(('{head.address}', {PORT}), 2).close()"
+def _await(node: Node, probe: str) -> None:
+    """Until this Python succeeds there."""
     until_s = time.monotonic() + START_TIMEOUT_S
-    while head.start([sys.executable, "-S", "-c", probe]).wait():
-        assert time.monotonic() < until_s, "Ray's head does not start"
+    while node.start([sys.executable, "-c", probe], stderr=subprocess.DEVNULL).wait():
+        assert time.monotonic() < until_s, f"Ray does not start: {probe}"
         time.sleep(0.5)
 
 

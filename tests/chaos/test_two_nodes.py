@@ -31,9 +31,9 @@ TINY = REPOSITORY / "search_spaces" / "tiny.yaml"
 # Models large enough for trials of seconds: a node has to die under one.
 LONGER = {
     "name": "nodes",
-    "ladder": [{"width": 48, "depth": 1, "heads": 2, "trials": 5}, {"width": 96, "depth": 1, "heads": 2, "trials": 4}],
-    "proof": {"width": 128, "depth": 1, "heads": 2, "tokens_per_parameter": 2.0, "trials": 3},
-    "target": {"width": 192, "depth": 2, "heads": 2, "tokens": 5.0e5},
+    "ladder": [{"width": 32, "depth": 1, "heads": 2, "trials": 5}, {"width": 64, "depth": 1, "heads": 2, "trials": 4}],
+    "proof": {"width": 96, "depth": 1, "heads": 2, "tokens_per_parameter": 2.0, "trials": 3},
+    "target": {"width": 128, "depth": 2, "heads": 2, "tokens": 5.0e5},
     "budget_flops": 4.0e12,
 }
 PATIENCE_S = 500.0
