@@ -32,11 +32,11 @@ log = logging.getLogger(__name__)
 
 EXIT_AFTER_S = 2.0  # an actor whose device has ended answers those who wait before it goes
 GATE_TIMEOUT_S = 20.0  # a worker that takes longer to start is not waited for
-MOVE_AFTER_S = 60.0  # a device that cannot be reached for so long is left for the next one
+MOVE_AFTER_S = 60.0  # a device that cannot be reached, or has never answered, for so long is left for the next one
 HOME_AFTER_S = 300.0  # a worker that has left its device looks for it again so often: a node may have been replaced
 FAREWELL_S = 10.0  # a device that does not say within this where its time went has taken the answer with it
 SPARE_CALLS = 8  # calls that must not wait behind blocked `advance` calls: hello, release, device_seconds
-UNREACHABLE = (RayActorError, ActorUnschedulableError, ValueError)  # ValueError: no actor of this name
+UNREACHABLE = (RayActorError, ActorUnschedulableError, GetTimeoutError, ValueError)  # ValueError: no actor of this name
 
 
 @dataclass(frozen=True)
@@ -166,23 +166,26 @@ class StackClient:
         self._home = self._number = number
         self._moved_s = time.monotonic()
         self._lost_s = math.inf  # since when the actor cannot be reached
+        self._met = set[str]()  # actors that have answered
 
     def advance(self, assignment: Assignment) -> Measurement:
         if self._number != self._home and time.monotonic() - self._moved_s > HOME_AFTER_S:
             self._number, self._lost_s = self._home, -math.inf  # one failure, and it moves on again
-        return Measurement.from_dict(self._call("advance", assignment.to_dict()))
+        return Measurement.from_dict(self._ask(assignment.to_dict()))
 
-    def _call(self, method: str, argument: Any) -> Any:
+    def _ask(self, assignment: dict[str, Any]) -> dict[str, Any]:
         """Raises RayActorError while the actor restarts; one that does not come back is left for the next."""
+        name, asked_s = self._names[self._number % len(self._names)], time.monotonic()
         try:
-            actor = ray.get_actor(self._names[self._number % len(self._names)])
-            answer = ray.get(getattr(actor, method).remote(argument))
+            actor = ray.get_actor(name) if name in self._met else _answering(name)
+            self._met.add(name)
+            answer: dict[str, Any] = ray.get(actor.advance.remote(assignment))
         except RayTaskError:  # an answer, though it may be a ValueError as well
             self._lost_s = math.inf
             raise
         except UNREACHABLE as error:
             now_s = time.monotonic()
-            self._lost_s = min(self._lost_s, now_s)
+            self._lost_s = min(self._lost_s, asked_s if isinstance(error, GetTimeoutError) else now_s)
             if now_s - self._lost_s > MOVE_AFTER_S:
                 self._number += 1
                 self._lost_s, self._moved_s = math.inf, now_s
@@ -270,6 +273,20 @@ def connect(names: Sequence[str], num_workers: int) -> StackClient:
     worker = ray.get_runtime_context().get_actor_id()
     for name in names:
         with suppress(*UNREACHABLE):
-            gate: Any = ray.get_actor(name)
-            return StackClient(names, ray.get(gate.hello.remote(worker, num_workers)))
+            return StackClient(names, ray.get(_answering(name).hello.remote(worker, num_workers)))
     return StackClient(names, 0)
+
+
+def _answering(name: str) -> Any:
+    """An actor, when it has answered.
+
+    The first call that a process makes to an actor whose node has died blocks for as long as no other node takes the
+    actor (measured, Ray 2.60); later calls fail within 2 s.
+
+    Raises:
+        GetTimeoutError: it does not answer.
+        ValueError, RayActorError: it is not there.
+    """
+    actor = ray.get_actor(name)
+    ray.get(actor.__ray_ready__.remote(), timeout=MOVE_AFTER_S)
+    return actor

@@ -43,3 +43,17 @@ def test_trials_are_spread_over_two_nodes_and_outlive_an_actor(tiny_spec: Spec, 
     rungs = [(trial.trial_id, m.tokens) for trial in state.trials.values() for m in trial.measurements]
     assert len(rungs) == len(set(rungs)), "no rung is measured twice"
     assert check_ledger(Ledger(ledger).read()).differences == ()
+
+
+@pytest.mark.slow
+def test_a_worker_that_starts_after_a_node_has_died_finds_another_device() -> None:
+    """The first call to an actor that waits for a node is neither answered nor refused."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.lost_node"],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=True,
+    )
+    assert "lives" in done.stdout.splitlines(), done.stdout

@@ -277,7 +277,7 @@ def test_nobody_hangs_when_the_training_thread_dies(
     assert ended.wait(TIMEOUT_S)
 
 
-@pytest.mark.parametrize("place", ["save", "load", "size"])
+@pytest.mark.parametrize("place", ["save_first", "load", "size"])
 def test_a_fault_of_the_storage_is_everybodys_answer(
     token_set: TokenSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
 ) -> None:
@@ -303,14 +303,14 @@ def test_what_was_saved_before_the_disk_was_full_is_answered(
 ) -> None:
     """Both trials end in the same turn; the file of one is written, that of the other is not."""
     device = new_device(token_set, slots=2)
-    save = checkpoint.save
+    save = checkpoint.save_first
 
-    def fail(location: str, *rest: Any) -> None:
+    def fail(location: str, *rest: Any) -> Measurement:
         if Path(location).name.startswith("full"):
             raise DiskFull(location, "no space left on device", "make some")
-        save(location, *rest)
+        return save(location, *rest)
 
-    monkeypatch.setattr(checkpoint, "save", fail)
+    monkeypatch.setattr(checkpoint, "save_first", fail)
     good, full = [ask(device, segment(tmp_path, name, 20)) for name in ("good", "full")]
     with pytest.raises(DiskFull):
         answer(full)
@@ -324,14 +324,14 @@ def test_a_store_that_is_away_for_a_while_costs_nothing_but_time(
     token_set: TokenSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     device = new_device(token_set, slots=1)
-    save, attempts = checkpoint.save, itertools.count()
+    save, attempts = checkpoint.save_first, itertools.count()
 
-    def away(location: str, *rest: Any) -> None:
+    def away(location: str, *rest: Any) -> Measurement:
         if next(attempts) == 0:
             raise Unreachable(location, "no answer", "bring it back")
-        save(location, *rest)
+        return save(location, *rest)
 
-    monkeypatch.setattr(checkpoint, "save", away)
+    monkeypatch.setattr(checkpoint, "save_first", away)
     assert device.advance(segment(tmp_path, "a", 20)).outcome is Outcome.MEASURED
     assert next(attempts) == 2
 
