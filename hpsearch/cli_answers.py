@@ -195,10 +195,16 @@ def replay(source: str, as_json: bool, home: Home, **options: Any) -> None:
 
     from rich.console import Console
 
-    from hpsearch.replay_command import ReplayOptions, replay_source
+    from hpsearch.replay_command import ReplayOptions, is_table, recording_of_search, recording_of_table
+    from hpsearch.replay_report import replay
     from hpsearch.view_replay import replay_view
 
-    report = replay_source(source, home, ReplayOptions(**options))
+    asked = ReplayOptions(**options)
+    if is_table(source):
+        recording = recording_of_table(Path(source), asked.metric)
+    else:
+        recording = recording_of_search(open_search(source, home)[1], asked.metric)
+    report = replay(recording, asked.question)
     if as_json:
         click.echo(json.dumps(asdict(report), indent=2))
     else:

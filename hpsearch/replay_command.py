@@ -13,14 +13,13 @@ import numpy as np
 import pandas as pd
 
 from hpsearch.events import Role
-from hpsearch.folder import find_search
-from hpsearch.home import Home
 from hpsearch.imported_table import read_table
 from hpsearch.laws import FLOPS_PER_PARAMETER_TOKEN
 from hpsearch.replay import RULES, RecordedProxy, RecordedTrial, RuleSettings
-from hpsearch.replay_report import Metric, Question, Recording, ReplayReport, replay
+from hpsearch.replay_report import Metric, Question, Recording
+from hpsearch.state import SearchState
 from hpsearch.table_file import TableFile, keep, read_file
-from hpsearch.trials_table import read_state, trials_table
+from hpsearch.trials_table import trials_table
 from search_spaces.errors import UserError
 from search_spaces.parameter import Parameter
 from trials.trial import Outcome
@@ -39,39 +38,49 @@ class ReplayOptions:
     sampler: Literal["recorded", "random"]
     seeds: int
 
-
-def replay_source(source: str, home: Home, options: ReplayOptions) -> ReplayReport:
-    """Reads a search or a table and replays it.
-
-    Raises:
-        UserError: it cannot be read, breaks a rule, or too few of its trials have a known outcome.
-    """
-    question = Question(
-        schedulers=(options.scheduler,) if options.scheduler else tuple(RULES),
-        metric=options.metric,
-        num_orders=options.seeds if options.sampler == "random" else 0,
-        rules=RuleSettings(options.reduction_factor, options.tolerance),
-    )
-    return replay(read_recording(source, home, options.metric), question)
+    @property
+    def question(self) -> Question:
+        """What is asked of the recorded trials."""
+        return Question(
+            schedulers=(self.scheduler,) if self.scheduler else tuple(RULES),
+            metric=self.metric,
+            num_orders=self.seeds if self.sampler == "random" else 0,
+            rules=RuleSettings(self.reduction_factor, self.tolerance),
+        )
 
 
-def read_recording(source: str, home: Home, metric: Metric) -> Recording:
-    """Reads the trials of a search, by name or path, or of a CSV or Parquet table.
+def is_table(source: str) -> bool:
+    """Whether a table is meant, and not a search."""
+    return os.path.isfile(source) or source.endswith(TABLE_SUFFIXES)
 
-    Args:
-        source: the search or the table.
-        home: the folder of searches.
-        metric: which loss the rules will see.
+
+def recording_of_search(state: SearchState, metric: Metric) -> Recording:
+    """The trials of a search that its ladder was explored with."""
+    table = trials_table(state)
+    explored = table[table["role"] == Role.EXPLORE] if len(table) else table
+    return recording_of(state.spec.name, explored, state.spec.parameters, state.spec.seed, metric)
+
+
+def recording_of_table(path: Path, metric: Metric) -> Recording:
+    """A table, with the columns that only a replay reads: `trial`, and where they are there `raw_loss`, `flops`.
 
     Raises:
         UserError: it cannot be read, or breaks a rule.
     """
-    if os.path.isfile(source) or source.endswith(TABLE_SUFFIXES):
-        return _of_table(Path(source), metric)
-    state = read_state(find_search(home, source).ledger)
-    table = trials_table(state)
-    explored = table[table["role"] == Role.EXPLORE] if len(table) else table
-    return recording_of(source, explored, state.spec.parameters, state.spec.seed, metric)
+    file = read_file(path)
+    if "trial" not in file.cells:
+        raise UserError(
+            f"{path}: trial: no such column, got {', '.join(file.columns)}; add it: the rows of one trial, measured at "
+            "several budgets, share its name"
+        )
+    explored = (
+        {"role": str(Role.EXPLORE)} if "role" in file.cells and (file.cells["role"] == Role.EXPLORE).any() else {}
+    )
+    file, imported = keep(file, explored), read_table(path, explored)
+    keys = ["trial", "tokens"]
+    extras = _extras(file, metric)
+    table = extras.merge(imported.observations, on=keys, how="left", validate="one_to_one")
+    return recording_of(str(path), table, imported.parameters, 0, metric)
 
 
 def recording_of(
@@ -135,24 +144,6 @@ def _trial(rows: pd.DataFrame, names: Sequence[str], metric: Metric, recorded: b
         shown=tuple(rows[metric].where(rows["loss"].notna(), inf).tolist()),
         flops=tuple(flops.tolist()),
     )
-
-
-def _of_table(path: Path, metric: Metric) -> Recording:
-    """A table, with the columns that only a replay reads: `trial`, and where they are there `raw_loss`, `flops`."""
-    file = read_file(path)
-    if "trial" not in file.cells:
-        raise UserError(
-            f"{path}: trial: no such column, got {', '.join(file.columns)}; add it: the rows of one trial, measured at "
-            "several budgets, share its name"
-        )
-    explored = (
-        {"role": str(Role.EXPLORE)} if "role" in file.cells and (file.cells["role"] == Role.EXPLORE).any() else {}
-    )
-    file, imported = keep(file, explored), read_table(path, explored)
-    keys = ["trial", "tokens"]
-    extras = _extras(file, metric)
-    table = extras.merge(imported.observations, on=keys, how="left", validate="one_to_one")
-    return recording_of(str(path), table, imported.parameters, 0, metric)
 
 
 def _extras(file: TableFile, metric: Metric) -> pd.DataFrame:

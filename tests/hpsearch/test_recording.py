@@ -156,4 +156,6 @@ def test_answers_come_from_a_machine_that_has_only_the_address(server: MlflowSer
     exported = CliRunner().invoke(cli, ["export", "far", "--accept-reach", *laptop], catch_exceptions=False)
     assert exported.exit_code == 0 and "far: as of event 362" in exported.stderr
     assert "learning_rate" in exported.stdout
+    replayed = CliRunner().invoke(cli, ["replay", "far", "--scheduler", "asha", "--json", *laptop])
+    assert "no such search" not in replayed.stderr and "as of event 362" in replayed.stderr
     assert not (tmp_path / "laptop" / "far").exists()

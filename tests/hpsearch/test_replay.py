@@ -26,8 +26,9 @@ from hpsearch.replay import (
     no_surface,
     replay_order,
 )
-from hpsearch.replay_command import read_recording, recording_of
+from hpsearch.replay_command import recording_of, recording_of_search
 from hpsearch.replay_report import Question, Recording, ReplayReport, estimate, permuted, replay
+from hpsearch.trials_table import read_state
 from search_spaces.errors import UserError
 from search_spaces.parameter import Parameter, Scale
 from tests.hpsearch.simulation import World, begin, drive, spec_of
@@ -233,7 +234,7 @@ def test_a_search_is_replayed_from_its_ledger(
     assert run(monkeypatch, "replay", "simulated", "--home", str(tmp_path), "--scheduler", "asha", "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert report["num_recorded"] == 18 and report["flops"] == "recorded" and list(report["schedulers"]) == ["asha"]
-    table = read_recording(str(folder.path), folder.home, "raw_loss")
+    table = recording_of_search(read_state(folder.ledger), "raw_loss")
     assert [proxy.num_complete for proxy in table.proxies] == [p["num_complete"] for p in report["proxies"]]
 
 
