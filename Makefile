@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 NAME ?= quickstart
+WORKERS ?= 2 # test files at once: most tests wait for a process to start; a Ray each
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help search test check lint chaos benchmark verify-models clean
@@ -23,7 +25,7 @@ search: $(VENV)/installed ## run the quickstart search and print what it recomme
 	$(BIN)/hpsearch run search_spaces/quickstart.yaml --name $(NAME)
 
 test: $(VENV)/installed ## the default tests, some minutes
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 lint: $(VENV)/installed ## ruff and mypy
 	$(BIN)/ruff check .
@@ -31,7 +33,7 @@ lint: $(VENV)/installed ## ruff and mypy
 	$(BIN)/mypy
 
 check: lint test ## everything: lint, tests, the slow tests (README commands, quickstart, kills), a cluster's
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 	$(BIN)/python -m pytest -m cluster
 
 chaos: $(VENV)/installed ## every part killed at random moments, nodes cut off, disks full, load (an hour; root for all of it)

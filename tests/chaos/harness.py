@@ -30,7 +30,7 @@ from search_spaces.errors import UserError
 
 SEARCH_FILE = Path(__file__).with_name("search.yaml")
 POLL_S = 0.05
-PATIENCE_S = 300.0  # with one life of a driver; far more than it ever takes
+PATIENCE_S = 900.0  # with one life of a driver; beside busy neighbours a search of 17 s has taken six minutes
 
 
 class Part(StrEnum):
