@@ -200,9 +200,6 @@ def _tune(
     spec = conductor.state.spec
     devices = places()
     num_workers = len(devices) * (spec.slots + SPARE_WORKERS if spec.slots > 1 else 1)
-    if conductor.state.is_confirming:
-        # The start gate waits for all workers, and Ray Tune makes none beyond the trials.
-        num_workers = min(num_workers, conductor.state.confirm_trials_left)
     runner = f"{spec.name}-{conductor.state.incarnations[-1]}"
     check_shared_storage(conductor.folder.checkpoints, devices)
     source = text_on_nodes(corpus_source(spec))
@@ -222,6 +219,7 @@ def _tune(
     desk = Desk(conductor, actors.names, num_workers, actors.release, lambda: view.update(conductor.state))
     try:
         actors.check_ready()
+        desk.begin_first()
         with tempfile.TemporaryDirectory(prefix="hpsearch-") as private:
             tune.Tuner(
                 tune.with_resources(Trial, tune.PlacementGroupFactory([{"memory": WORKER_BYTES}])),

@@ -56,9 +56,14 @@ class TrivialActor:
         self._gate = StartGate()
 
     @ray.method
-    def hello(self, worker: str, num_workers: int) -> int:
+    def hello(self, worker: str) -> int:
         """See `hpsearch.runners.StartGate`."""
-        return self._gate.pass_through(worker, num_workers)
+        return self._gate.arrive(worker)
+
+    @ray.method
+    def wait_for_workers(self, num_workers: int) -> None:
+        """See `hpsearch.runners.StartGate`."""
+        self._gate.wait(num_workers)
 
     @ray.method
     def advance(self, assignment: dict[str, Any]) -> dict[str, Any]:
