@@ -149,7 +149,7 @@ def run(spec: Spec, home: Home, watch: Watch) -> SearchState:
     """The search, through the path of every search."""
     cache = Path(os.environ.get("HPSEARCH_CACHE", platformdirs.user_cache_path("hpsearch")))
     start_actors = partial(start_stack_actors, actor=ray.remote(TrivialActor))
-    return start_search(spec, SearchFolder(home, spec.name), cache, watch, start_actors)
+    return start_search(spec, SearchFolder(home, spec.name), cache, watch, start_actors=start_actors)
 
 
 def loaded(spec: Spec, state: SearchState, samples: list[Sample], outage: tuple[float, float] | None) -> Loaded:
