@@ -25,6 +25,7 @@ from hpsearch.folder import SearchFolder
 from hpsearch.home import Home
 from hpsearch.mlflow_store import reason_of
 from hpsearch.record import Sender
+from hpsearch.recording import attach_quietly
 from hpsearch.search_log import logging_to
 from hpsearch.unsent import Unsent
 
@@ -38,7 +39,6 @@ FAREWELL_S = 60.0  # at the end of a search, while MLflow takes what is sent
 MAX_FAREWELL_FAILURES = (
     2  # in a row, those before the end counted: a server that is known to be away is asked once more
 )
-NICENESS = 5  # training goes first
 
 
 class Recorder:
@@ -70,6 +70,12 @@ class Recorder:
             if self._failures >= MAX_FAREWELL_FAILURES or time.monotonic() > until_s:
                 return self._unsent(self.reason or f"it took more than {FAREWELL_S:.0f} s")
         return None
+
+    def attach_outcome(self) -> Unsent | None:
+        """Puts what came out of a complete search beside its run; returns what MLflow did not take."""
+        closed = self._sender.state.closed
+        is_complete = closed is not None and closed.complete and self._folder.recommendation.is_file()
+        return attach_quietly(self._folder, self._sender.state) if is_complete else None
 
     def close(self) -> None:
         self._sender.close()
@@ -111,7 +117,6 @@ class Recorder:
 
 def main() -> None:
     """Records until the driver says that the search has ended, then answers with what was not sent."""
-    os.nice(NICENESS)
     answers, sys.stdout = sys.stdout, sys.stderr  # what a library prints is no answer
     order = json.loads(sys.stdin.readline())
     folder = SearchFolder(Home(**order["home"] | {"path": Path(order["home"]["path"])}), order["name"])
@@ -120,7 +125,7 @@ def main() -> None:
     with logging_to(folder.log):
         recorder = Recorder(folder)
         recorder.follow(ended)
-        unsent = recorder.say_farewell()
+        unsent = recorder.say_farewell() or recorder.attach_outcome()
         recorder.close()
         if unsent is not None:
             log.warning("%s", unsent)

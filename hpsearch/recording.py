@@ -22,12 +22,13 @@ from search_spaces.errors import one_line
 
 log = logging.getLogger(__name__)
 
+NICENESS = 5  # training goes first
 PATIENCE_S = 120.0  # for the farewell of a recorder, which has limits of its own
 
 
 @contextmanager
 def in_background(folder: SearchFolder, told: Callable[[Unsent | None], object]) -> Iterator[None]:
-    """Records while the block runs; at its end `told` is given what MLflow was not told."""
+    """Records while the block runs, and what came out of it; then `told` is given what MLflow was not told."""
     recorder = _start(folder)
     try:
         yield
@@ -51,7 +52,8 @@ def attach_quietly(folder: SearchFolder, state: SearchState) -> Unsent | None:
 
 
 def _start(folder: SearchFolder) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "hpsearch.recorder"]
+    # From its first line on, as MLflow takes seconds to load beside workers that start.
+    command = ["nice", "-n", str(NICENESS), sys.executable, "-m", "hpsearch.recorder"]
     with open(folder.log, "ab") as log_file:
         recorder = subprocess.Popen(
             command,

@@ -28,10 +28,18 @@ def promotable(state: SearchState, proxy: int) -> Iterator[Promoted]:
     """Promotions that the rungs of a proxy allow now: highest rung first, best first."""
     scheduler = state.spec.scheduler
     for rung in reversed(range(len(rung_ratios(state.spec, proxy)) - 1)):
-        if len(state.populations.get((proxy, rung), [])) < scheduler.population:
+        if len(state.populations.get((proxy, rung), [])) < scheduler.population or not _is_open(state, proxy, rung):
             continue
         surface = trusted_surface(state) if scheduler.name == "surface" else None
         yield from by_rank(state, proxy, rung) if surface is None else by_outlook(state, proxy, rung, surface)
+
+
+def _is_open(state: SearchState, proxy: int, rung: int) -> bool:
+    """Whether either rule could let a trial go on; else there is no need of a fit."""
+    population, waiting = state.populations[proxy, rung], state.waiting.get((proxy, rung), [])
+    quota = len(population) // state.spec.scheduler.reduction_factor
+    has_room = state.passed.get((proxy, rung), 0) < quota
+    return bool(waiting) and (has_room or bisect_left(population, waiting[0]) < quota)
 
 
 def by_rank(state: SearchState, proxy: int, rung: int) -> Iterator[Promoted]:

@@ -53,10 +53,10 @@ class DeviceSetup:
 
 
 class StartGate:
-    """Lets the workers of a search begin together.
+    """Holds the first measurements back until all workers that begin with them are there.
 
     Ray Tune hands a finished trial's worker to the next one and drops the worker that was still starting for it, so
-    without a gate short trials collapse onto one worker.
+    without a gate short trials collapse onto one worker. The device trains meanwhile.
     """
 
     def __init__(self) -> None:
@@ -68,13 +68,16 @@ class StartGate:
         """Workers that have come so far."""
         return len(self._workers)
 
-    def pass_through(self, worker: str, num_workers: int) -> int:
-        """Returns when all workers are there, with the worker's number in order of arrival."""
+    def arrive(self, worker: str) -> int:
+        """The worker's number in order of arrival."""
         with self._arrived:
-            number = self._workers.setdefault(worker, len(self._workers))
             self._arrived.notify_all()
+            return self._workers.setdefault(worker, len(self._workers))
+
+    def wait(self, num_workers: int) -> None:
+        """Returns when so many workers are there."""
+        with self._arrived:
             self._arrived.wait_for(lambda: len(self._workers) >= num_workers, GATE_TIMEOUT_S)
-        return number
 
 
 class StackActor:
@@ -108,9 +111,14 @@ class StackActor:
         return self._fault
 
     @ray.method
-    def hello(self, worker: str, num_workers: int) -> int:
-        """See `StartGate`."""
-        return self._gate.pass_through(worker, num_workers)
+    def hello(self, worker: str) -> int:
+        """See `StartGate.arrive`."""
+        return self._gate.arrive(worker)
+
+    @ray.method
+    def wait_for_workers(self, num_workers: int) -> None:
+        """See `StartGate.wait`."""
+        self._gate.wait(num_workers)
 
     @ray.method
     def advance(self, assignment: dict[str, Any]) -> dict[str, Any]:
@@ -161,8 +169,10 @@ def token_set_here(setup: DeviceSetup) -> TokenSet:
 class StackClient:
     """The Runner of a thin worker: passes segments to the stack actor that it was given, or to the next that lives."""
 
-    def __init__(self, names: Sequence[str], number: int) -> None:
+    def __init__(self, names: Sequence[str], number: int, gate: str, num_first: int) -> None:
         self._names = names
+        self._gate = gate  # name of the actor where the workers meet; empty once they have
+        self._num_first = num_first  # workers that begin together
         self._home = self._number = number
         self._moved_s = time.monotonic()
         self._lost_s = math.inf  # since when the actor cannot be reached
@@ -171,7 +181,16 @@ class StackClient:
     def advance(self, assignment: Assignment) -> Measurement:
         if self._number != self._home and time.monotonic() - self._moved_s > HOME_AFTER_S:
             self._number, self._lost_s = self._home, -math.inf  # one failure, and it moves on again
-        return Measurement.from_dict(self._ask(assignment.to_dict()))
+        measurement = Measurement.from_dict(self._ask(assignment.to_dict()))
+        self._wait_for_workers()
+        return measurement
+
+    def _wait_for_workers(self) -> None:
+        """Before its first answer; see `StartGate`."""
+        if self._gate:
+            with suppress(*UNREACHABLE):  # nothing is lost but a start together
+                ray.get(ray.get_actor(self._gate).wait_for_workers.remote(self._num_first))
+            self._gate = ""
 
     def _ask(self, assignment: dict[str, Any]) -> dict[str, Any]:
         """Raises RayActorError while the actor restarts; one that does not come back is left for the next."""
@@ -265,16 +284,17 @@ def start_stack_actors(
     return StackActors(names, tuple(actors), tuple(where))
 
 
-def connect(names: Sequence[str], num_workers: int) -> StackClient:
-    """The runner of this worker, once all workers have arrived; they are dealt to the devices in turn.
+def connect(names: Sequence[str], num_first: int) -> StackClient:
+    """The runner of this worker; workers are dealt to the devices in turn.
 
-    The first device that lives is the gate. Where none does, the client waits for one as it always would.
+    The first device that lives is the gate of the `num_first` workers that begin the search. Where none does, the
+    client waits for one as it always would.
     """
     worker = ray.get_runtime_context().get_actor_id()
     for name in names:
         with suppress(*UNREACHABLE):
-            return StackClient(names, ray.get(_answering(name).hello.remote(worker, num_workers)))
-    return StackClient(names, 0)
+            return StackClient(names, ray.get(_answering(name).hello.remote(worker)), name, num_first)
+    return StackClient(names, 0, "", num_first)
 
 
 def _answering(name: str) -> Any:

@@ -16,7 +16,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from hpsearch.conductor import Conductor
-from hpsearch.decisions import Idle
+from hpsearch.decisions import Decision, Idle
 from hpsearch.events import Asked, Predicted, Promoted, TrialState
 from trials.trial import Assignment, Measurement
 
@@ -42,8 +42,8 @@ class Desk:
         self.release = release  # makes the devices forget a trial, without waiting for them
         self.on_event = on_event  # called after each decision: the progress view
         self.handed_out: set[str] = set()  # our trial ids with a live Tune trial
-        # Begun and not yet measured, by workers that are gone: handed out first.
-        self.unfinished = [conductor.assignment(trial) for trial in conductor.state.running.values()]
+        self.unfinished: list[Assignment] = []  # begun, and with no worker yet: handed out first
+        self.num_first = 0  # workers that begin together
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return object, ()
@@ -55,10 +55,33 @@ class Desk:
 
     def config(self, assignment: Assignment) -> dict[str, Any]:
         """What a thin worker is given."""
-        worker = {"runners": self.runners, "num_workers": self.num_workers}
+        worker = {"runners": self.runners, "num_first": self.num_first}
         # As text: Ray Tune copies, merges and flattens a configuration key by key, for every trial and again for each
         # of its names.
         return {"trial_id": assignment.trial_id, "assignment": json.dumps(assignment.to_dict()), **worker}
+
+    def decide(self) -> Decision:
+        """The next thing to do; a prediction is written down before what follows from it."""
+        decision = self.conductor.decide()
+        if isinstance(decision, Predicted):
+            self.conductor.predict(decision)
+            self.on_event()
+            decision = self.conductor.decide()
+        return decision
+
+    def begin_first(self) -> None:
+        """Begins whatever can begin before anything is measured, beside what was cut in mid-segment.
+
+        So that it is known how many workers begin together.
+        """
+        while self.has_room and not self.conductor.stopping:
+            decision = self.decide()
+            if not isinstance(decision, Asked | Promoted):
+                break
+            self.begin(decision)
+        running = self.conductor.state.running.values()
+        self.unfinished = [self.conductor.assignment(trial) for trial in running]
+        self.num_first = len(self.unfinished)
 
     def begin(self, decision: Asked | Promoted) -> dict[str, Any]:
         """Starts a segment and returns its worker's config."""
@@ -88,11 +111,7 @@ class LedgerSearcher(Searcher):
             return self._hand_out(desk.config(desk.unfinished.pop(0)))
         if not desk.has_room:
             return None
-        decision = conductor.decide()
-        if isinstance(decision, Predicted):
-            conductor.predict(decision)
-            desk.on_event()
-            decision = conductor.decide()
+        decision = desk.decide()
         if decision is Idle.FINISHED:
             return Searcher.FINISHED
         if isinstance(decision, Asked) or (isinstance(decision, Promoted) and decision.trial_id not in desk.handed_out):

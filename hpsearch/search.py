@@ -8,7 +8,7 @@ import os
 import secrets
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,13 +41,23 @@ from trials.tokens import TokenSet, prepare
 
 log = logging.getLogger(__name__)
 
+Finish = Callable[[SearchState], object]
 WORKER_BYTES = 200 * 2**20  # what a thin worker asks of Ray: memory only, so that the stack has all CPUs
 SPARE_WORKERS = 1  # beyond the slots: waits at the stack's door, so a freed slot is filled at once
 RECORDED_VERSIONS = ("hpsearch", "torch", "ray", "optuna", "mlflow", "numpy", "scipy", "tokenizers")
 
 
+def no_outcome(state: SearchState) -> None:
+    """Of a search whose caller reads its ledger alone."""
+
+
 def start_search(
-    spec: Spec, folder: SearchFolder, cache: Path, view: View, start_actors: StartActors = start_stack_actors
+    spec: Spec,
+    folder: SearchFolder,
+    cache: Path,
+    view: View,
+    finish: Finish = no_outcome,
+    start_actors: StartActors = start_stack_actors,
 ) -> SearchState:
     """Runs a new search.
 
@@ -56,6 +66,7 @@ def start_search(
         folder: of the search.
         cache: folder of tokens.
         view: who shows the progress.
+        finish: writes what comes out of the search when it is complete.
         start_actors: makes the actors that train.
 
     Raises:
@@ -84,16 +95,19 @@ def start_search(
     with ledger.writing():
         ledger.create(opened)
         conductor = Conductor(ledger, read_state(folder.ledger), folder)
-        return _conduct(conductor, token_set, cache, view, start_actors)
+        return _conduct(conductor, token_set, cache, view, finish, start_actors)
 
 
-def resume_search(folder: SearchFolder, cache: Path, view: View, text: str = "") -> SearchState:
+def resume_search(
+    folder: SearchFolder, cache: Path, view: View, finish: Finish = no_outcome, text: str = ""
+) -> SearchState:
     """Takes a search up where its ledger and its checkpoints say it is.
 
     Args:
         folder: of the search.
         cache: folder of tokens.
         view: who shows the progress.
+        finish: as in `start_search`; also where the search is complete already.
         text: where the text of the search is now, if it has moved.
 
     Raises:
@@ -103,6 +117,8 @@ def resume_search(folder: SearchFolder, cache: Path, view: View, text: str = "")
     with ledger.writing():
         state = _with_text_at(text, read_state(folder.ledger))
         if state.closed is not None and state.closed.complete:
+            finish(state)
+            view.recorded(recording.attach_quietly(folder, state))
             return state
         check_writable(folder.checkpoints)
         check_present(state)
@@ -113,10 +129,12 @@ def resume_search(folder: SearchFolder, cache: Path, view: View, text: str = "")
             adopt_orphans(conductor)
             remove_garbage(conductor)
             view.update(conductor.state)
-            return _conduct(conductor, token_set, cache, view)
+            return _conduct(conductor, token_set, cache, view, finish)
 
 
-def confirm_search(folder: SearchFolder, seq: int, plan: ConfirmPlan, cache: Path, view: View) -> SearchState:
+def confirm_search(
+    folder: SearchFolder, seq: int, plan: ConfirmPlan, cache: Path, view: View, finish: Finish = no_outcome
+) -> SearchState:
     """Puts the recommendation of a complete search to the test.
 
     Args:
@@ -125,6 +143,7 @@ def confirm_search(folder: SearchFolder, seq: int, plan: ConfirmPlan, cache: Pat
         plan: the trials and what is predicted of them.
         cache: folder of tokens.
         view: who shows the progress.
+        finish: as in `start_search`.
 
     Raises:
         UserError: the search runs, has changed since the plan was made, or its text is no longer the same.
@@ -138,7 +157,7 @@ def confirm_search(folder: SearchFolder, seq: int, plan: ConfirmPlan, cache: Pat
         token_set = _same_text(state, cache, view)
         opened = ConfirmOpened(plan=plan, incarnation=secrets.token_hex(4), versions=_versions())
         ledger.append(opened, after_seq=seq)
-        return _conduct(Conductor(ledger, read_state(folder.ledger), folder), token_set, cache, view)
+        return _conduct(Conductor(ledger, read_state(folder.ledger), folder), token_set, cache, view, finish)
 
 
 def _prepare(spec: Spec, cache: Path, view: View) -> TokenSet:
@@ -165,9 +184,14 @@ def _with_text_at(source: str, state: SearchState) -> SearchState:
 
 
 def _conduct(
-    conductor: Conductor, token_set: TokenSet, cache: Path, view: View, start_actors: StartActors = start_stack_actors
+    conductor: Conductor,
+    token_set: TokenSet,
+    cache: Path,
+    view: View,
+    finish: Finish,
+    start_actors: StartActors = start_stack_actors,
 ) -> SearchState:
-    """Trains until nothing is left to decide, or a signal asks to stop."""
+    """Trains until nothing is left to decide, or a signal asks to stop; what came out is recorded with the search."""
     folder = conductor.folder
     # No thread of ours may outlive Ray: where it collects garbage while Ray shuts down, a reference of Ray's among it,
     # Ray ends the process. The recorder is a process.
@@ -188,6 +212,8 @@ def _conduct(
         except Exception as error:  # what Ray Tune makes of it
             raise conductor.halted or error from error
         view.update(conductor.state)
+        if complete:
+            finish(conductor.state)
     if conductor.halted is not None:
         raise conductor.halted
     return conductor.state
@@ -200,9 +226,6 @@ def _tune(
     spec = conductor.state.spec
     devices = places()
     num_workers = len(devices) * (spec.slots + SPARE_WORKERS if spec.slots > 1 else 1)
-    if conductor.state.is_confirming:
-        # The start gate waits for all workers, and Ray Tune makes none beyond the trials.
-        num_workers = min(num_workers, conductor.state.confirm_trials_left)
     runner = f"{spec.name}-{conductor.state.incarnations[-1]}"
     check_shared_storage(conductor.folder.checkpoints, devices)
     source = text_on_nodes(corpus_source(spec))
@@ -222,6 +245,7 @@ def _tune(
     desk = Desk(conductor, actors.names, num_workers, actors.release, lambda: view.update(conductor.state))
     try:
         actors.check_ready()
+        desk.begin_first()
         with tempfile.TemporaryDirectory(prefix="hpsearch-") as private:
             tune.Tuner(
                 tune.with_resources(Trial, tune.PlacementGroupFactory([{"memory": WORKER_BYTES}])),

@@ -18,12 +18,12 @@ from hpsearch.home import Home
 from hpsearch.ledger import Ledger
 from hpsearch.mlflow_address import check_address
 from hpsearch.outcome import write_outcome
-from hpsearch.recording import attach_quietly
-from hpsearch.search import confirm_search, resume_search, start_search
+from hpsearch.search import Finish, confirm_search, resume_search, start_search
 from hpsearch.spec import Spec
 from hpsearch.state import SearchState, fold
 from hpsearch.transfer.confirm_report import ConfirmReport, confirm_report
 from hpsearch.transfer.proof import can_predict
+from hpsearch.transfer.recommend import Recommendation
 from hpsearch.unsent import Unsent
 from hpsearch.view import (
     LiveView,
@@ -43,33 +43,37 @@ from search_spaces.errors import UserError
 def run_shown(spec: Spec, home: Home, cache: Path, output: str) -> int:
     """Runs a new search; `output` is live, json or quiet. Returns the exit code."""
     folder = SearchFolder(home, spec.name)
-    return _shown(folder, lambda view: start_search(spec, folder, cache, view), output)
+    return _shown(folder, lambda view, finish: start_search(spec, folder, cache, view, finish), output)
 
 
 def resume_shown(folder: SearchFolder, cache: Path, output: str, text: str = "") -> int:
     """Goes on with a search, whose text may have moved; otherwise as `run_shown`."""
-    return _shown(folder, lambda view: resume_search(folder, cache, view, text), output)
+    return _shown(folder, lambda view, finish: resume_search(folder, cache, view, finish, text), output)
 
 
 def confirm_shown(folder: SearchFolder, seq: int, plan: ConfirmPlan, cache: Path, output: str) -> int:
     """Confirms a search by a plan that was made from its first `seq` events; otherwise as `run_shown`."""
-    return _shown(folder, lambda view: confirm_search(folder, seq, plan, cache, view), output)
+    return _shown(folder, lambda view, finish: confirm_search(folder, seq, plan, cache, view, finish), output)
 
 
-def _shown(folder: SearchFolder, search: Callable[[View], SearchState], output: str) -> int:
+def _shown(folder: SearchFolder, search: Callable[[View, Finish], SearchState], output: str) -> int:
     check_address(folder.mlflow_uri)
     folder.home.check_for_cluster()
-    console = Console()
+    console, outcomes = Console(), list[Recommendation]()
+
+    def finish(state: SearchState) -> None:
+        outcomes.append(_outcome(folder, state))
+
     view: LiveView | QuietView
     if output == "live":
         view = LiveView(console)
         with view.shown():
-            state = search(view)
+            state = search(view, finish)
     else:
         view = QuietView()
-        state = search(view)
-    if state.closed is not None and state.closed.complete:
-        _print_outcome(folder, state, view.unsent, console, output)
+        state = search(view, finish)
+    if outcomes:
+        _print_outcome(folder, state, outcomes[0], view.unsent, console, output)
         return DONE
     if output == "json":
         print(json.dumps(search_summary(state, folder) | _recorded(folder, view.unsent), indent=2))
@@ -79,14 +83,21 @@ def _shown(folder: SearchFolder, search: Callable[[View], SearchState], output: 
     return STOPPED
 
 
-def _print_outcome(
-    folder: SearchFolder, state: SearchState, unsent: Unsent | None, console: Console, output: str
-) -> None:
-    """Writes everything that follows from the trials, tells MLflow, and prints it."""
+def _outcome(folder: SearchFolder, state: SearchState) -> Recommendation:
+    """Writes everything that follows from the trials."""
     if not can_predict(state):
         raise UserError(f"{folder.name}: complete, but too few trials ended with a loss; lower learning_rate.high")
-    recommendation = write_outcome(state, folder)
-    unsent = unsent or attach_quietly(folder, state)
+    return write_outcome(state, folder)
+
+
+def _print_outcome(
+    folder: SearchFolder,
+    state: SearchState,
+    recommendation: Recommendation,
+    unsent: Unsent | None,
+    console: Console,
+    output: str,
+) -> None:
     confirm = _last_confirm(folder, state) if state.is_confirming and output != "quiet" else None
     if output == "json":
         summary = search_summary(state, folder) | _recorded(folder, unsent)

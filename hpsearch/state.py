@@ -166,12 +166,6 @@ class SearchState:
         return self.spec.budget_flops + sum(plan.cost_flops for plan in self.confirms)
 
     @property
-    def confirm_trials_left(self) -> int:
-        """Trials of the last confirm that have no measurement yet, asked or not."""
-        trials = self.of(confirm_proxy(len(self.confirms) - 1), Role.CONFIRM)
-        return self.confirms[-1].trials - sum(bool(trial.measurements) for trial in trials)
-
-    @property
     def reserved_flops(self) -> int:
         """What running segments will cost."""
         return sum(trial.flops_of(trial.rung) for trial in self.running.values())

@@ -42,7 +42,7 @@ class Trial(tune.Trainable):
         from hpsearch.runners import connect  # here, so that the driver can name this class without an actor
 
         self._assignment = Assignment.from_dict(json.loads(config["assignment"]))
-        self._runner = connect(config["runners"], config["num_workers"])
+        self._runner = connect(config["runners"], config["num_first"])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._assignment = Assignment.from_dict(json.loads(new_config["assignment"]))

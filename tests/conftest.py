@@ -49,5 +49,5 @@ def tiny(ray_session: None, tiny_spec: Spec, home: Path, cache: Path) -> SearchF
     from hpsearch.search import start_search
 
     folder = SearchFolder(Home(home), tiny_spec.name)
-    write_outcome(start_search(tiny_spec, folder, cache, QuietView()), folder)
+    start_search(tiny_spec, folder, cache, QuietView(), lambda state: write_outcome(state, folder))
     return folder

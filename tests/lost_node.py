@@ -39,7 +39,7 @@ class Device:
 def train() -> str:
     """What a thin worker does, without Ray Tune."""
     runners.MOVE_AFTER_S = MOVE_AFTER_S
-    client = runners.StackClient(NAMES, 0)
+    client = runners.StackClient(NAMES, 0, "", 1)
     config = trial_config(spec_of(), 0, {"learning_rate": 3e-4, "weight_decay": 0.1}, seed=5)
     while True:
         try:

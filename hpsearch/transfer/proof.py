@@ -56,14 +56,18 @@ def can_predict(state: SearchState) -> bool:
 
 
 def fit_search(state: SearchState, proof: bool, priors: Priors = "neutral") -> Surface:
-    """The surface of a search; its draws are seeded from the search."""
-    return fit_surface(
-        observations(state, proof),
-        state.spec.parameters,
-        state.spec.seed,
-        priors,
-        sequence_tokens=state.spec.context_tokens,
-    )
+    """The surface of a search, fitted once; its draws are seeded from the search."""
+    key = ("searched", len(state.measured), proof, priors)
+    if key not in state.memo:
+        state.memo[key] = fit_surface(
+            observations(state, proof),
+            state.spec.parameters,
+            state.spec.seed,
+            priors,
+            sequence_tokens=state.spec.context_tokens,
+        )
+    surface: Surface = state.memo[key]
+    return surface
 
 
 def predict(state: SearchState) -> Predicted:

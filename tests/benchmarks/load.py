@@ -56,9 +56,14 @@ class TrivialActor:
         self._gate = StartGate()
 
     @ray.method
-    def hello(self, worker: str, num_workers: int) -> int:
+    def hello(self, worker: str) -> int:
         """See `hpsearch.runners.StartGate`."""
-        return self._gate.pass_through(worker, num_workers)
+        return self._gate.arrive(worker)
+
+    @ray.method
+    def wait_for_workers(self, num_workers: int) -> None:
+        """See `hpsearch.runners.StartGate`."""
+        self._gate.wait(num_workers)
 
     @ray.method
     def advance(self, assignment: dict[str, Any]) -> dict[str, Any]:
@@ -144,7 +149,7 @@ def run(spec: Spec, home: Home, watch: Watch) -> SearchState:
     """The search, through the path of every search."""
     cache = Path(os.environ.get("HPSEARCH_CACHE", platformdirs.user_cache_path("hpsearch")))
     start_actors = partial(start_stack_actors, actor=ray.remote(TrivialActor))
-    return start_search(spec, SearchFolder(home, spec.name), cache, watch, start_actors)
+    return start_search(spec, SearchFolder(home, spec.name), cache, watch, start_actors=start_actors)
 
 
 def loaded(spec: Spec, state: SearchState, samples: list[Sample], outage: tuple[float, float] | None) -> Loaded:

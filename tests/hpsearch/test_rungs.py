@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from hpsearch import rungs
 from hpsearch.conductor import Conductor
 from hpsearch.events import Asked, Promoted, Role, TrialState
 from hpsearch.rungs import never_pruned, promotable, verdict
@@ -107,6 +108,17 @@ def test_who_goes_on_is_not_promoted_twice(tmp_path: Path) -> None:
     assert isinstance(decision, Promoted)
     conductor.start(decision)
     assert names(conductor) == [("t0001", 1), ("t0005", 1)]
+
+
+def test_no_surface_is_fitted_where_nobody_could_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fits: list[int] = []
+    monkeypatch.setattr(rungs, "trusted_surface", lambda state: fits.append(len(state.measured)))
+    conductor = search(tmp_path, NINE, name="surface")
+    for loss in (0.9, 0.8, 0.7):
+        go_on(conductor, loss)
+    fits.clear()
+    assert names(conductor) == [("t0005", 2)]  # the best of the second rung; the first has sent its third on
+    assert fits == [12]
 
 
 def test_a_single_rung_promotes_nobody(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import ray
 from hpsearch.halted import SearchHalted
 from hpsearch.model_spec import DeviceSection
 from hpsearch.nodes import Place, check_shared_storage
-from hpsearch.runners import DeviceSetup, RemoteStackActor, token_set_here
+from hpsearch.runners import DeviceSetup, RemoteStackActor, StartGate, token_set_here
 from search_spaces.errors import UserError
 from trials.corpus import CorpusSource
 from trials.tokens import prepare
@@ -49,6 +50,17 @@ def test_another_text_is_refused(setup: DeviceSetup) -> None:
     setup.source.path.write_text(setup.source.path.read_text()[::-1])
     with pytest.raises(UserError, match="text: must be the same on every node, got corpus "):
         token_set_here(setup)
+
+
+def test_a_gate_opens_when_the_last_worker_comes() -> None:
+    gate = StartGate()
+    assert [gate.arrive(worker) for worker in ("a", "b", "a")] == [0, 1, 0]
+    gate.wait(2)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(gate.wait, 3)
+        assert not waiting.done()
+        gate.arrive("c")
+        waiting.result(timeout=10)
 
 
 def test_an_actor_tells_why_it_cannot_train(ray_session: None, setup: DeviceSetup) -> None:

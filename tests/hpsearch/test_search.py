@@ -139,7 +139,9 @@ def test_one_slot_gives_the_same_search_twice(ray_session: None, tiny_spec: Spec
     assert first.equals(second)
 
 
-def test_the_sender_ends_before_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: Path) -> None:
+def test_the_sender_takes_the_outcome_and_ends_before_ray(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: Path
+) -> None:
     order: list[str] = []
 
     @contextmanager
@@ -153,8 +155,9 @@ def test_the_sender_ends_before_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     conductor = begin(tmp_path / "simulated", spec_of())
     drive(conductor, World())
     monkeypatch.setattr(conductor, "folder", SearchFolder(Home(tmp_path), "simulated"))
-    search._conduct(conductor, cast(Any, None), cache, QuietView())  # all is measured: no text is read
-    assert order == ["ray begins", "sender begins", "sender ends", "ray ends"]
+    no_text = cast(Any, None)  # all is measured
+    search._conduct(conductor, no_text, cache, QuietView(), lambda state: order.append("outcome"))
+    assert order == ["ray begins", "sender begins", "outcome", "sender ends", "ray ends"]
 
 
 class InterruptingView(QuietView):

@@ -11,6 +11,7 @@ from hpsearch.events import Closed
 from hpsearch.exit_codes import STOPPED
 from hpsearch.folder import SearchFolder
 from hpsearch.home import Home
+from hpsearch.search import Finish
 from hpsearch.session import _shown
 from hpsearch.state import SearchState
 from hpsearch.trials_table import read_state
@@ -29,7 +30,7 @@ def folder(tmp_path: Path) -> SearchFolder:
 
 
 def test_a_person_is_told_what_was_not_sent(folder: SearchFolder, capsys: pytest.CaptureFixture[str]) -> None:
-    def search(view: View) -> SearchState:
+    def search(view: View, finish: Finish) -> SearchState:
         view.recorded(UNSENT)
         return read_state(folder.ledger)
 
@@ -41,7 +42,7 @@ def test_a_person_is_told_what_was_not_sent(folder: SearchFolder, capsys: pytest
 
 
 def test_nothing_is_told_where_all_was_sent(folder: SearchFolder, capsys: pytest.CaptureFixture[str]) -> None:
-    def search(view: View) -> SearchState:
+    def search(view: View, finish: Finish) -> SearchState:
         view.recorded(None)
         return read_state(folder.ledger)
 
@@ -52,7 +53,7 @@ def test_nothing_is_told_where_all_was_sent(folder: SearchFolder, capsys: pytest
 
 
 def test_a_wrong_address_ends_a_search_before_it_begins(tmp_path: Path) -> None:
-    def search(view: View) -> SearchState:
+    def search(view: View, finish: Finish) -> SearchState:
         raise AssertionError("it began")
 
     with pytest.raises(UserError, match="--mlflow"):
