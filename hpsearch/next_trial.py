@@ -18,7 +18,8 @@ from scipy.stats import qmc
 
 from hpsearch.expected_gain import Knowledge, Setting, knowledge
 from hpsearch.surface import Surface
-from hpsearch.surface_model import Array, form_of, row_offsets
+from hpsearch.surface_hypotheses import bracketed_settings
+from hpsearch.surface_model import Array, form_of
 from search_spaces.parameter import Parameter
 
 PATTERN_SHARE = 0.25  # of a parameter's range, on both sides of its middle
@@ -118,10 +119,7 @@ def valley_found(surface: Surface) -> bool:
 
 def trusted(surface: Surface) -> bool:
     """Whether each parameter is bracketed: good or bad, runs lie on both sides of its optimum at two settings."""
-    sweep = surface.sweep
-    offsets = row_offsets(sweep.layout.unpack(surface.fit.vector), sweep.rows)
-    below, above = (sweep.rows.setting_of.T @ side > 0 for side in ((offsets < 0) * 1.0, (offsets > 0) * 1.0))
-    return bool(((below & above).sum(axis=0) >= 2).all())
+    return bool((bracketed_settings(surface.fit) >= 2).all())
 
 
 def retreat(steep: Array, box: Array, diverged: Array, running: Array) -> Array:
