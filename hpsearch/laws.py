@@ -11,9 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import log, log2
+from statistics import mean, stdev
 
 SEQUENCE_TOKENS = 2048  # of the campaigns that the laws are from
 FLOPS_PER_PARAMETER_TOKEN = 6.0
+NEAR_LINE = 2.0  # octaves of D from the line of a law within which its value is a first guess
 Formula = Callable[[float, float], float]  # N, D -> value in the parameter's unit
 
 
@@ -77,6 +79,11 @@ class Law:
         unit = SEQUENCE_TOKENS / sequence_tokens if name == "batch_sequences" else 1.0
         return self.formulas[name](params, tokens) * unit
 
+    def says(self, name: str, params: float, tokens: float) -> bool:
+        """Whether it has a value there: inside its domain, and for one of a line not far beside it."""
+        away = 0.0 if self.line is None else log2(self.line(params) / tokens)
+        return self.formulas[name](params, tokens) > 0 and abs(away) <= NEAR_LINE
+
     def drifts(self, params: float, tokens: float, sequence_tokens: float = SEQUENCE_TOKENS) -> dict[str, Drift]:
         """By parameter, along the law's tangent at N = `params`, D = `tokens`; none where it has left its domain."""
         placed = {
@@ -126,3 +133,11 @@ LAWS = (
     # arXiv 2203.03466), read for a hidden matrix under the standard parametrization.
     Law("mup_width", {}, {"learning_rate": (-1 / 3, None)}),
 )
+
+
+def first_guess(name: str, params: float, tokens: float) -> tuple[float, float] | None:
+    """Where the laws place a parameter at a setting: mean and sd over them, octaves; None where fewer than two do."""
+    places = [
+        log2(law.value(name, params, tokens)) for law in LAWS if name in law.formulas and law.says(name, params, tokens)
+    ]
+    return (mean(places), stdev(places)) if len(places) > 1 else None
