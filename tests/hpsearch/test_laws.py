@@ -13,6 +13,7 @@ from hpsearch.laws import (
     Law,
     deepseek_batch,
     deepseek_rate,
+    first_guess,
     kaplan_rate,
     kaplan_tokens,
     porian_batch,
@@ -120,3 +121,12 @@ def test_a_law_that_has_left_its_domain_says_nothing(params: float) -> None:
     assert BY_NAME["kaplan"].drifts(params, 1e11) == {}
     assert set(BY_NAME["kaplan"].drifts(1e9, 1e11)) == {"learning_rate"}
     assert set(BY_NAME["step_law"].drifts(params, 1e11)) == {"learning_rate", "batch_sequences"}
+
+
+def test_a_first_guess_is_the_mean_of_laws_that_speak_of_the_setting() -> None:
+    """Kaplan et al. trained five octaves more tokens than these 4e9, and have no part in it."""
+    place, sd = first_guess("learning_rate", 2.15e8, 4e9) or (math.nan, math.nan)
+    rates = [rate(2.15e8, 4e9) for rate in (step_law_rate, deepseek_rate, porian_rate)]
+    assert place == pytest.approx(sum(math.log2(rate) for rate in rates) / 3)
+    assert 0.5 < sd < 1.0
+    assert first_guess("weight_decay", 2.15e8, 4e9) is None
