@@ -15,11 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, Val
 
 from hpsearch.checked import explain
 from hpsearch.expected_gain import Setting
+from hpsearch.laws import first_guess
 from hpsearch.next_trial import Option, next_trial
 from hpsearch.surface import Priors, Surface, fit_surface
 from hpsearch.surface_model import Array
 from search_spaces.errors import UserError
-from search_spaces.parameter import Parameter, Scale, SearchSpace
+from search_spaces.parameter import Parameter, Scale, SearchSpace, known_name
 
 DIVERGED_FACTOR = 10.0  # a loss so many times the best is a diverged run
 SAME_VALUE = 1e-6  # relative: a caller may print its values with fewer digits
@@ -109,10 +110,10 @@ class AskTell:
 
     def __init__(self, problem: Problem, seed: int, priors: Priors) -> None:
         self.problem = problem
-        self.parameters = tuple(Parameter(name, *ends, Scale.LOG) for name, ends in problem.box.items())
         self._seed, self._priors = seed, priors
         self._options = [Option(p.N, p.D, p.cost) for p in problem.settings if p.cost is not None]
         self._options.sort(key=lambda option: option.flops)
+        self.parameters = tuple(self._parameter(name) for name in problem.box)
         self._told: list[dict[str, Any]] = []
         self._pending: list[tuple[Array, Option]] = []
         self._num_asked = 0
@@ -171,6 +172,14 @@ class AskTell:
         ruined = table["loss"] >= DIVERGED_FACTOR * table["loss"].min()
         table = table.assign(loss=table["loss"].mask(ruined))
         return fit_surface(table, self.parameters, self._seed, self._priors, hold_out)
+
+    def _parameter(self, name: str) -> Parameter:
+        """Where laws may be used, with what they say of the cheapest setting as a prior: there the search begins."""
+        guess = first_guess(known_name(name), *self._options[0].setting) if self._priors == "public" else None
+        if guess is None:
+            return Parameter(name, *self.problem.box[name], Scale.LOG)
+        place, sd = guess
+        return Parameter(name, *self.problem.box[name], Scale.LOG, prior_center=2.0**place, prior_sd_octaves=sd)
 
     def _coordinates(self) -> Array:
         """Of all runs told, (T, P)."""

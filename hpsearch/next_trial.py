@@ -1,14 +1,15 @@
 """Which trial lowers the target's expected regret most, for the FLOPs that it costs.
 
-First the valley is found on the cheapest setting: a fixed pattern over the box, then draws of the optimum from the
-surface until some runs are good. From then on a closed form: near the optimum the target's regret is quadratic in
-the centre, whose covariance a run shrinks by what it measures of it.
+First the valley is found on the cheapest setting: a fixed pattern over the box, or over what a prior leaves of it, then
+draws of the optimum from the surface until some runs are good. From then on a closed form: near the optimum the
+target's regret is quadratic in the centre, whose covariance a run shrinks by what it measures of it.
 
 Shapes: P parameters, C candidates, R runs of a pattern.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -18,7 +19,8 @@ from scipy.stats import qmc
 
 from hpsearch.expected_gain import Knowledge, Setting, knowledge
 from hpsearch.surface import Surface
-from hpsearch.surface_model import Array, form_of, row_offsets
+from hpsearch.surface_hypotheses import bracketed_settings
+from hpsearch.surface_model import Array, form_of
 from search_spaces.parameter import Parameter
 
 PATTERN_SHARE = 0.25  # of a parameter's range, on both sides of its middle
@@ -77,7 +79,7 @@ def next_trial(
     """
     box = np.array([parameter.bounds for parameter in parameters])
     told = len(diverged) if surface is None else surface.num_observations
-    pattern = search_pattern(box)
+    pattern = search_pattern(first_region(parameters))
     if told + len(pending) < len(pattern):
         return Proposal(pattern[told + len(pending)], options[0], "pattern", 0.0)
     if surface is None:
@@ -87,6 +89,20 @@ def next_trial(
     if told + len(pending) < len(pattern) + MAX_VALLEY_TRIALS and not valley_found(surface):
         return Proposal(_valley_draw(surface, options[0], box, rng), options[0], "valley", 0.0)
     return most_gain(surface, box, options, target, pending)
+
+
+def first_region(parameters: Sequence[Parameter]) -> Array:
+    """Where the pattern lies, (P, 2): the range, or of a parameter with a normal prior two sd on both sides of it."""
+    return np.array([_believed(parameter) for parameter in parameters])
+
+
+def _believed(parameter: Parameter) -> tuple[float, float]:
+    low, high = parameter.bounds
+    if math.isnan(parameter.prior_center):
+        return low, high
+    center, sd = parameter.coordinate(parameter.prior_center), parameter.prior_sd_octaves
+    inside = max(low, center - 2.0 * sd), min(high, center + 2.0 * sd)
+    return inside if inside[1] - inside[0] >= sd else (low, high)  # a prior beside the range tells nothing of it
 
 
 def search_pattern(box: Array) -> Array:
@@ -118,10 +134,7 @@ def valley_found(surface: Surface) -> bool:
 
 def trusted(surface: Surface) -> bool:
     """Whether each parameter is bracketed: good or bad, runs lie on both sides of its optimum at two settings."""
-    sweep = surface.sweep
-    offsets = row_offsets(sweep.layout.unpack(surface.fit.vector), sweep.rows)
-    below, above = (sweep.rows.setting_of.T @ side > 0 for side in ((offsets < 0) * 1.0, (offsets > 0) * 1.0))
-    return bool(((below & above).sum(axis=0) >= 2).all())
+    return bool((bracketed_settings(surface.fit) >= 2).all())
 
 
 def retreat(steep: Array, box: Array, diverged: Array, running: Array) -> Array:

@@ -19,7 +19,7 @@ from hpsearch.laws import Drift
 from hpsearch.surface_bad_runs import BadRuns, bad_runs
 from hpsearch.surface_data import Indices, Sweep
 from hpsearch.surface_model import Array, row_floor, row_loss, row_loss_jacobian
-from hpsearch.surface_priors import Noise, priors
+from hpsearch.surface_priors import Claims, Noise, claims, priors
 
 REFERENCE_NOISE = 0.0012  # relative sd of one run of a large model, smoothed training loss
 REFERENCE_DOF = 4.0  # how many residuals the prior on the noise is worth
@@ -85,13 +85,10 @@ def fit_sweep(sweep: Sweep) -> Fit:
 
 
 def refit(fit: Fit, law: Mapping[str, Drift]) -> Fit:
-    """The same fit under a law: what counts as noise and what as bad stays, so that the two can be compared."""
-    sweep, noise = fit.problem.sweep, fit.noise
-    floor = row_floor(sweep.layout.unpack(fit.vector), sweep.rows)
-    mean, sd = priors(sweep, floor, noise, law)
-    problem = replace(fit.problem, prior_mean=mean, prior_sd=sd)
+    """The same fit under a law: prior, noise and what counts as bad stay, so that the two can be compared."""
+    problem = replace(fit.problem, claims=claims(fit.problem.sweep, law))
     vector, _ = problem.solve(fit.vector)
-    return Fit(problem, vector, sd, laplace_factor(problem.jacobian(vector)), noise)
+    return Fit(problem, vector, fit.prior_sd, laplace_factor(problem.jacobian(vector)), fit.noise)
 
 
 @dataclass(frozen=True)
@@ -105,19 +102,20 @@ class Problem:
     bad: BadRuns  # all others
     sd: Array  # (U,) relative loss
     whitening: sparse.csr_array  # (U, U) from ln loss to independent errors of sd 1
+    claims: Claims  # of the law, if any
 
     def residuals(self, vector: Array) -> Array:
-        """(R + Q,) whose half sum of squares is the negative log posterior."""
+        """(R + Q + L,) whose half sum of squares is the negative log posterior."""
         errors, loss = self._errors(vector)
         from_prior = (vector - self.prior_mean) / self.prior_sd
-        return np.concatenate([student(errors), self.bad.residuals(loss), from_prior])
+        return np.concatenate([student(errors), self.bad.residuals(loss), from_prior, self.claims.residuals(vector)])
 
     def jacobian(self, vector: Array) -> Array:
-        """(R + Q, Q)."""
+        """(R + Q + L, Q)."""
         errors, loss = self._errors(vector)
         by = row_loss_jacobian(self.sweep.layout.unpack(vector), self.sweep.rows, self.sweep.form)
         good = student_slope(errors)[:, None] * (self.whitening @ by[self.good])
-        return np.concatenate([good, self.bad.jacobian(loss, by), np.diag(1.0 / self.prior_sd)])
+        return np.concatenate([good, self.bad.jacobian(loss, by), np.diag(1.0 / self.prior_sd), self.claims.rows])
 
     def solve(self, start: Array) -> tuple[Array, float]:
         """The unknowns of least cost from a start, and that cost."""
@@ -135,6 +133,13 @@ class Problem:
         good, sd = self.good & ~held, self.sd[~held[self.good]]
         whitening = whiten(self.sweep.trial_of[good], sd)
         return replace(self, good=good, bad=self.bad.without(held), sd=sd, whitening=whitening)
+
+    def prior_variance(self, basis: Array) -> Array:
+        """(P,) of the log-linear centre at a setting's basis (3,), before any run: the blind prior and the law."""
+        precision = np.diag(self.prior_sd**-2.0) + self.claims.rows.T @ self.claims.rows
+        variance = np.linalg.inv(precision)
+        place = self.sweep.layout.unpack(np.arange(len(variance), dtype=np.float64)).drift.astype(int)
+        return np.array([basis @ variance[np.ix_(own, own)] @ basis for own in place])
 
     def _errors(self, vector: Array) -> tuple[Array, Array]:
         """Model - measured of the good rows, standardized, and the model's ln loss of all."""
@@ -160,6 +165,7 @@ def weigh(sweep: Sweep, prior: tuple[Array, Array], floor: Array, noise: Noise, 
         bad=bad_runs(sweep, censored, floor + window, float(np.hypot(noise.paired, NOISE_GROWTH * window))),
         sd=sd,
         whitening=whiten(sweep.trial_of[good], sd),
+        claims=claims(sweep),
     )
 
 

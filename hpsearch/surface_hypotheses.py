@@ -1,7 +1,8 @@
 """Published laws as competing hypotheses: each is weighed by how well it predicts settings that it has not seen.
 
 A law that holds narrows the answer to what it says; one that does not gets next to no weight. The blind
-hypothesis, which knows no law, never falls below a tenth.
+hypothesis, which knows no law, never falls below a tenth. A law is weighed where the trials can contradict it: at three
+settings, with the optimum of all that it speaks of bracketed at one of them.
 
 Source: predictive stacking by leave-one-group-out density, Yao et al. 2018 (arXiv 1704.02030), with weights
 proportional to the density itself, as three to ten settings cannot carry an optimization of the weights.
@@ -17,7 +18,7 @@ from scipy.stats import chi2, multivariate_t
 
 from hpsearch.laws import LAWS, SEQUENCE_TOKENS
 from hpsearch.surface_fit import Fit, refit
-from hpsearch.surface_model import row_loss, row_loss_jacobian
+from hpsearch.surface_model import row_loss, row_loss_jacobian, row_offsets
 
 BLIND = "neutral"
 BLIND_FLOOR = 0.1
@@ -39,21 +40,30 @@ class Hypothesis:
 
 
 def weigh_laws(blind: Fit, sequence_tokens: float = SEQUENCE_TOKENS) -> tuple[Hypothesis, ...]:
-    """The blind fit and that under each law, heaviest first; below three settings the blind one alone."""
+    """The blind fit and that under each law that can be weighed, heaviest first."""
     sweep = blind.problem.sweep
     if len(sweep.settings) < MIN_SETTINGS:
         return (Hypothesis(BLIND, blind, 1.0),)
     fits = {BLIND: blind}
     params, tokens = (2.0**sweep.origin).tolist()
-    names = {parameter.known_name for parameter in sweep.parameters}
+    brackets = {p.known_name: n for p, n in zip(sweep.parameters, bracketed_settings(blind).tolist(), strict=True)}
     for law in LAWS:
-        drifts = {name: drift for name, drift in law.drifts(params, tokens, sequence_tokens).items() if name in names}
-        if drifts:
+        said = law.drifts(params, tokens, sequence_tokens)
+        drifts = {name: drift for name, drift in said.items() if name in brackets}
+        if drifts and min(brackets[name] for name in drifts) > 0:
             fits[law.name] = refit(blind, drifts)
     density = {name: predictive_density(fit) + agreement(fit, blind) for name, fit in fits.items()}
     weights = _weights(density)
     kept = [Hypothesis(name, fits[name], weight) for name, weight in weights.items() if weight > 0]
     return tuple(sorted(kept, key=lambda hypothesis: -hypothesis.weight))
+
+
+def bracketed_settings(fit: Fit) -> NDArray[np.int64]:
+    """(P,) at how many settings runs, good or bad, lie on both sides of a parameter's optimum."""
+    rows = fit.problem.sweep.rows
+    offsets = row_offsets(fit.problem.sweep.layout.unpack(fit.vector), rows)
+    below, above = (rows.setting_of.T @ side > 0 for side in ((offsets < 0) * 1.0, (offsets > 0) * 1.0))
+    return np.asarray((below & above).sum(axis=0))
 
 
 def agreement(fit: Fit, blind: Fit) -> float:
@@ -62,10 +72,10 @@ def agreement(fit: Fit, blind: Fit) -> float:
     A few settings can by luck be predicted well by a law that the trials as a whole rule out.
 
     Source: a check of prior against data, Evans and Moshonov 2006 (Bayesian Analysis 1), by the likelihood ratio
-    with as many degrees of freedom as the law holds unknowns.
+    with as many degrees of freedom as the law makes claims.
     """
-    held = int((fit.prior_sd < blind.prior_sd).sum())
-    return float(chi2.logsf(2.0 * max(fit.cost - blind.cost, 0.0), held)) if held else 0.0
+    num_claims = len(fit.problem.claims.values)
+    return float(chi2.logsf(2.0 * max(fit.cost - blind.cost, 0.0), num_claims)) if num_claims else 0.0
 
 
 def _weights(density: dict[str, float]) -> dict[str, float]:

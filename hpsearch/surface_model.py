@@ -83,12 +83,12 @@ def bowl(offsets: Array, log_curvature: Array, asymmetry: Array, ridge: Array, f
 
 def off_ridge(offsets: Array, ridge: Array, form: Form) -> Array:
     """Offsets (..., P) counted from the ridge on which a coupled parameter follows its driver."""
-    return np.asarray(offsets - ridge[..., None] * (offsets @ form.coupling))
+    return np.asarray(offsets - np.asarray(ridge)[..., None] * (offsets @ form.coupling))
 
 
 def side_curvature(along: Array, log_curvature: Array, asymmetry: Array, form: Form) -> Array:
     """The curvature on the side where the run lies, (..., P)."""
-    return np.exp(log_curvature + asymmetry[..., None] * form.steep * (along > 0))
+    return np.exp(log_curvature + np.asarray(asymmetry)[..., None] * form.steep * (along > 0))
 
 
 def settle(offsets: Array, free: NDArray[np.bool_], shape: tuple[Array, Array, Array], form: Form) -> Array:
@@ -159,7 +159,7 @@ class Layout:
     def unpack(self, vector: Array) -> Unknowns:
         """(..., Q) -> named views."""
         lead = vector.shape[:-1]
-        ends = tuple(accumulate(self.sizes, initial=0))
+        ends = list(accumulate(self.sizes, initial=0))  # not by np.split, which alone took a tenth of a fit
         floor, drift, curvature, asymmetry, ridge, curvature_drift, ridge_drift, level, scatter, shift = (
             vector[..., start:end] for start, end in pairwise(ends)
         )
@@ -211,7 +211,7 @@ Shape = tuple[Array, Array, Array]  # log curvature (..., P), asymmetry (...), r
 
 def shape_at(unknowns: Unknowns, tokens: Array) -> Shape:
     """The bowl's shape, given octaves of D from the data's mean, one for all draws or one a row."""
-    curvature = unknowns.log_curvature + unknowns.curvature_drift * tokens[..., None]
+    curvature = unknowns.log_curvature + unknowns.curvature_drift * np.asarray(tokens)[..., None]
     return curvature, unknowns.asymmetry, unknowns.ridge + unknowns.ridge_drift * tokens
 
 

@@ -69,9 +69,9 @@ class Posterior:
         precision = prior + data x (k / k of the fit)^2. One Gaussian for both would pair steep bowls with
         centres as vague as those of flat ones, and see large regrets where there are none.
         """
-        fitted, prior_sd = (self.sweep.layout.unpack(part) for part in (self.fit.vector, self.fit.prior_sd))
+        fitted = self.sweep.layout.unpack(self.fit.vector)
         center, draws = fitted.drift @ basis, self.unknowns.drift @ basis
-        prior = 1.0 / (prior_sd.drift**2 @ basis**2)
+        prior = 1.0 / self.fit.problem.prior_variance(basis)
         data = np.maximum(1.0 / draws.var(axis=0) - prior, 0.0)
         squared = np.exp(2.0 * (self.unknowns.log_curvature - fitted.log_curvature))
         return np.asarray(center + (draws - center) * np.sqrt((prior + data) / (prior + data * squared)))

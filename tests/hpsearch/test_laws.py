@@ -13,15 +13,19 @@ from hpsearch.laws import (
     Law,
     deepseek_batch,
     deepseek_rate,
+    first_guess,
     kaplan_rate,
+    kaplan_tokens,
     porian_batch,
     porian_rate,
+    porian_tokens,
     step_law_batch,
     step_law_rate,
 )
 
 BY_NAME = {law.name: law for law in LAWS}
 PLACED = [(law.name, parameter) for law in LAWS for parameter in law.formulas]
+ANYWHERE = [(law, parameter) for law, parameter in PLACED if BY_NAME[law].line is None]
 
 
 def drift_of(law: Law, parameter: str, params: float, tokens: float) -> Drift:
@@ -62,19 +66,20 @@ def test_porian_at_its_reference_and_at_eight_times_its_size() -> None:
         ("step_law", "batch_sequences", 0.0, 0.571),
         ("deepseek", "learning_rate", -0.125, -0.125),
         ("deepseek", "batch_sequences", 0.3271, 0.3271),
-        ("porian", "learning_rate", -1 / 3, 0.0),
-        ("porian", "batch_sequences", 2 / 3, 0.0),
+        ("porian", "learning_rate", -1 / 3, None),
+        ("porian", "batch_sequences", 2 / 3, None),
     ],
 )
 def test_the_tangent_of_a_power_law_is_its_exponents_anywhere(
-    law: str, parameter: str, by_params: float, by_tokens: float
+    law: str, parameter: str, by_params: float, by_tokens: float | None
 ) -> None:
     for params, tokens in ((1e6, 1e11), (3e9, 2e8)):
         drift = drift_of(BY_NAME[law], parameter, params, tokens)
-        assert [drift.by_params, drift.by_tokens] == pytest.approx([by_params, by_tokens])
+        assert drift.by_params == pytest.approx(by_params)
+        assert drift.by_tokens == (None if by_tokens is None else pytest.approx(by_tokens))
 
 
-@pytest.mark.parametrize(("law", "parameter"), PLACED)
+@pytest.mark.parametrize(("law", "parameter"), ANYWHERE)
 def test_a_tangent_touches_its_law_and_has_its_slope(law: str, parameter: str) -> None:
     params, tokens, octaves = 2e8, 6e9, 1e-3
     formula, drift = BY_NAME[law].formulas[parameter], drift_of(BY_NAME[law], parameter, params, tokens)
@@ -84,6 +89,26 @@ def test_a_tangent_touches_its_law_and_has_its_slope(law: str, parameter: str) -
     assert drift.center == pytest.approx(here)
     assert drift.by_params == pytest.approx(by_params, abs=0.003)
     assert drift.by_tokens == pytest.approx(by_tokens, abs=0.003)
+
+
+@pytest.mark.parametrize(("law", "parameter"), [placed for placed in PLACED if placed not in ANYWHERE])
+def test_a_law_of_a_line_holds_along_it_and_is_silent_beside_it(law: str, parameter: str) -> None:
+    """Porian et al. trained 20 tokens a parameter, Kaplan et al. 1.3e11 at every size."""
+    line, formula = BY_NAME[law].line, BY_NAME[law].formulas[parameter]
+    assert line is not None
+    params, tokens, octaves = 2e8, 6e9, 1e-3
+    drift = drift_of(BY_NAME[law], parameter, params, tokens)
+    assert drift.center == pytest.approx(math.log2(formula(params, tokens)))
+    assert drift.tokens_away == pytest.approx(math.log2(line(params) / tokens))
+    assert drift.tokens_along == pytest.approx(math.log2(line(2 * params) / line(params)))
+    rise = math.log2(formula(params * 2**octaves, tokens) / formula(params, tokens)) / octaves
+    assert drift.by_params == pytest.approx(rise, abs=0.003)
+    assert drift.by_tokens is None
+
+
+def test_the_lines_are_those_of_the_papers() -> None:
+    assert [kaplan_tokens(params) for params in (1e8, 1e9)] == pytest.approx([1.31e11, 1.31e11], rel=1e-3)
+    assert [porian_tokens(params) for params in (1e8, 1e9)] == [2e9, 2e10]
 
 
 def test_a_law_without_a_place_gives_its_exponents_and_leaves_the_rest_open() -> None:
@@ -96,3 +121,12 @@ def test_a_law_that_has_left_its_domain_says_nothing(params: float) -> None:
     assert BY_NAME["kaplan"].drifts(params, 1e11) == {}
     assert set(BY_NAME["kaplan"].drifts(1e9, 1e11)) == {"learning_rate"}
     assert set(BY_NAME["step_law"].drifts(params, 1e11)) == {"learning_rate", "batch_sequences"}
+
+
+def test_a_first_guess_is_the_mean_of_laws_that_speak_of_the_setting() -> None:
+    """Kaplan et al. trained five octaves more tokens than these 4e9, and have no part in it."""
+    place, sd = first_guess("learning_rate", 2.15e8, 4e9) or (math.nan, math.nan)
+    rates = [rate(2.15e8, 4e9) for rate in (step_law_rate, deepseek_rate, porian_rate)]
+    assert place == pytest.approx(sum(math.log2(rate) for rate in rates) / 3)
+    assert 0.5 < sd < 1.0
+    assert first_guess("weight_decay", 2.15e8, 4e9) is None

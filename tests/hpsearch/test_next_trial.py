@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -17,6 +18,7 @@ from hpsearch.next_trial import (
     MAX_VALLEY_TRIALS,
     Option,
     Proposal,
+    first_region,
     most_gain,
     next_trial,
     search_pattern,
@@ -91,6 +93,13 @@ def test_the_pattern_is_inside_the_box_and_balanced_around_its_middle(ends: list
     assert pattern[1:].mean(axis=0) == pytest.approx(box.mean(axis=1))
     assert len(np.unique(pattern, axis=0)) == len(pattern)
     assert (np.diff(pattern[1:, 0]) >= 0).all()  # from where no cliff is to where one may be
+
+
+def test_the_pattern_lies_where_a_prior_is_and_over_the_range_where_it_is_beside_it() -> None:
+    believed = [replace(RATE, prior_center=2.0**center, prior_sd_octaves=1.0) for center in (-8.0, 40.0)]
+    inside, beside = (first_region((parameter, BATCH)) for parameter in believed)
+    assert inside.tolist() == [[-10.0, -6.0], list(BATCH.bounds)]
+    assert beside.tolist() == [list(RATE.bounds), list(BATCH.bounds)]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 8])

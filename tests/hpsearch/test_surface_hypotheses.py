@@ -107,6 +107,13 @@ def test_below_three_settings_no_law_is_weighed(num_settings: int) -> None:
     assert public.optimum(*TARGET) == neutral.optimum(*TARGET)
 
 
+def test_a_law_is_not_weighed_before_the_trials_bracket_what_it_speaks_of() -> None:
+    runs = runs_of()
+    best = [step_law_rate(params, tokens) for params, tokens in zip(runs["params"], runs["tokens"], strict=True)]
+    above = fitted(runs[runs["learning_rate"] > best], "public")
+    assert above.weights.keys() == {BLIND, "power_lines"}
+
+
 def test_short_names_mean_the_same() -> None:
     short = fitted(runs_of(names=("lr", "bs")), "public", ("lr", "bs"))
     long = surface(1.0, "public")
