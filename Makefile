@@ -3,8 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 NAME ?= quickstart
-WORKERS ?= 2 # test files at once: most tests wait for a process to start; a Ray each
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+WORKERS ?= 2 # test files at once, a Ray each
 
 .DEFAULT_GOAL := help
 .PHONY: help search test check lint chaos benchmark verify-models clean
@@ -25,15 +24,16 @@ search: $(VENV)/installed ## run the quickstart search and print what it recomme
 	$(BIN)/hpsearch run search_spaces/quickstart.yaml --name $(NAME)
 
 test: $(VENV)/installed ## the default tests, some minutes
-	$(PYTEST)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(VENV)/installed ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The slow tests one after the other: they train, and a step of two threads crawls beside a busy neighbour.
 check: lint test ## everything: lint, tests, the slow tests (README commands, quickstart, kills), a cluster's
-	$(PYTEST) -m slow
+	$(BIN)/python -m pytest -m slow --durations 20
 	$(BIN)/python -m pytest -m cluster
 
 chaos: $(VENV)/installed ## every part killed at random moments, nodes cut off, disks full, load (an hour; root for all of it)
