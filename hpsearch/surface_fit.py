@@ -136,10 +136,14 @@ class Problem:
 
     def prior_variance(self, basis: Array) -> Array:
         """(P,) of the log-linear centre at a setting's basis (3,), before any run: the blind prior and the law."""
-        precision = np.diag(self.prior_sd**-2.0) + self.claims.rows.T @ self.claims.rows
-        variance = np.linalg.inv(precision)
-        place = self.sweep.layout.unpack(np.arange(len(variance), dtype=np.float64)).drift.astype(int)
-        return np.array([basis @ variance[np.ix_(own, own)] @ basis for own in place])
+        size = len(self.prior_sd)
+        place = self.sweep.layout.unpack(np.arange(size, dtype=np.float64)).drift.astype(int)  # (P, 3)
+        return np.array([basis @ self._drift_variance(own) @ basis for own in place])
+
+    def _drift_variance(self, own: NDArray[np.int64]) -> Array:
+        """(3, 3) of one parameter's centre and slopes, whose places are `own`: no claim ties it to another unknown."""
+        rows = self.claims.rows[:, own]
+        return np.linalg.inv(np.diag(self.prior_sd[own] ** -2.0) + rows.T @ rows)
 
     def _errors(self, vector: Array) -> tuple[Array, Array]:
         """Model - measured of the good rows, standardized, and the model's ln loss of all."""
