@@ -143,7 +143,7 @@ class Problem:
     def _drift_variance(self, own: NDArray[np.int64]) -> Array:
         """(3, 3) of one parameter's centre and slopes, whose places are `own`: no claim ties it to another unknown."""
         rows = self.claims.rows[:, own]
-        return np.linalg.inv(np.diag(self.prior_sd[own] ** -2.0) + rows.T @ rows)
+        return np.asarray(np.linalg.inv(np.diag(self.prior_sd[own] ** -2.0) + rows.T @ rows), dtype=np.float64)
 
     def _errors(self, vector: Array) -> tuple[Array, Array]:
         """Model - measured of the good rows, standardized, and the model's ln loss of all."""
