@@ -42,7 +42,6 @@ from trials.tokens import TokenSet, prepare
 log = logging.getLogger(__name__)
 
 Finish = Callable[[SearchState], object]
-WORKER_BYTES = 200 * 2**20  # what a thin worker asks of Ray: memory only, so that the stack has all CPUs
 SPARE_WORKERS = 1  # beyond the slots: waits at the stack's door, so a freed slot is filled at once
 RECORDED_VERSIONS = ("hpsearch", "torch", "ray", "optuna", "mlflow", "numpy", "scipy", "tokenizers")
 
@@ -248,7 +247,7 @@ def _tune(
         desk.begin_first()
         with tempfile.TemporaryDirectory(prefix="hpsearch-") as private:
             tune.Tuner(
-                tune.with_resources(Trial, tune.PlacementGroupFactory([{"memory": WORKER_BYTES}])),
+                Trial,
                 tune_config=tune.TuneConfig(
                     num_samples=-1,
                     max_concurrent_trials=num_workers,

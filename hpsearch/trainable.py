@@ -17,6 +17,9 @@ from trials.storage import StorageError
 from trials.trial import Assignment, Measurement, Outcome
 
 RETRY_S = 1.0  # between attempts to reach a runner that restarts
+WORKER_BYTES = 200 * 2**20  # what a worker asks of Ray: memory only, so that the stack has all CPUs
+# One object for all trials: Ray Tune compares their resources again and again, and sees at once that one is itself.
+RESOURCES = tune.PlacementGroupFactory([{"memory": WORKER_BYTES}])
 
 
 class Runner(Protocol):
@@ -37,6 +40,10 @@ class Runner(Protocol):
 
 class Trial(tune.Trainable):
     """One trial as Ray Tune sees it: every step is one segment, from rung to rung."""
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        return RESOURCES
 
     def setup(self, config: dict[str, Any]) -> None:
         from hpsearch.runners import connect  # here, so that the driver can name this class without an actor
