@@ -105,7 +105,7 @@ class Architecture:
         """
         return sum(weight.size for weight in self.layout if not weight.role.is_embedding)
 
-    @property
+    @cached_property
     def params_total(self) -> int:
         """All parameters P: N, embeddings (a tied one counted once) and learned positions."""
         return sum(weight.size for weight in self.layout)

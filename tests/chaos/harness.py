@@ -66,13 +66,12 @@ class Kill:
 def draw_kills(part: Part, seed: int, count: int = 1) -> list[Kill]:
     """So many kills of a part in a row, each after the first while the search still recovers.
 
-    Trials whose actors run end without a raylet: a search that is to lose two of them loses the first one before.
+    Trials whose actors run end without a raylet: a search that is to lose two of them loses the first one while Ray
+    and its workers still start.
     """
     moments = random.Random(seed)
-    twice_raylet = part is Part.RAYLET and count > 1
-    first = Kill(
-        part, moments.randint(1, 4 if twice_raylet else 25), moments.uniform(0.0, 0.3 if twice_raylet else 1.5)
-    )
+    is_early = part is Part.RAYLET and count > 1
+    first = Kill(part, 1 if is_early else moments.randint(1, 25), moments.uniform(0.0, 1.5))
     recovery_s = 8.0 if part in RESTARTED else 1.5
     return [first, *(Kill(part, 0, moments.uniform(0.0, recovery_s)) for _ in range(count - 1))]
 
