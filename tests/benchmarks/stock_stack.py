@@ -163,10 +163,12 @@ def alone_s(search: StockSearch) -> float:
 
 def timed_s(arguments: tuple[str, ...], environment: Mapping[str, str]) -> float:
     """Wall time of a fresh Python process; what it says is shown only where it fails."""
+    # torch sets the folder of its compiled code for itself and for whoever it starts.
+    inherited = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
     started_s = time.monotonic()
     done = subprocess.run(
         [sys.executable, *arguments],
-        env={**os.environ, **environment},
+        env={**inherited, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
