@@ -20,7 +20,7 @@ from hpsearch.search import RECORDED_VERSIONS
 from hpsearch.spec import Spec, load_spec
 from hpsearch.ui import LOOPBACK, free_port
 from search_spaces.errors import UserError
-from trials.engine import choose_engine
+from trials.engine import choose_engine, keep_compiled
 from trials.speed import training_flops_per_s
 from trials.tokens import prepare
 
@@ -35,8 +35,9 @@ def examine(file: Path | None, home: Path, cache: Path) -> list[Finding]:
     Args:
         file: the search to time; the quickstart where there is none.
         home: folder of the searches.
-        cache: folder of the tokens.
+        cache: folder of the tokens and of compiled code.
     """
+    keep_compiled(cache)
     spec = load_spec(file) if file else quickstart()
     findings = [_versions(), _threads(), _memory(), _disk(home), _ports(), _text(spec, cache)]
     return [*findings, *_time(spec)]

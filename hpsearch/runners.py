@@ -92,12 +92,11 @@ class StackActor:
             self._fault = str(error)
 
     def _make_device(self, setup: DeviceSetup, token_set: TokenSet) -> Device:
-        # Read when torch's compiler is first loaded. What is compiled once is found again by every later search.
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(setup.cache / "compiled"))
         # Imported here: the driver and the thin workers name this class without paying for torch.
         from trials.device import Device
-        from trials.engine import choose_engine, free_bytes
+        from trials.engine import choose_engine, free_bytes, keep_compiled
 
+        keep_compiled(setup.cache)
         context: Any = ray.get_runtime_context()  # whose methods are untyped
         threads = int(context.get_assigned_resources().get("CPU", 1))
         engine = choose_engine(setup.device.precision, setup.device.compile, setup.slots, threads)

@@ -6,6 +6,7 @@ import os
 import shutil
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 import torch
@@ -58,6 +59,14 @@ def free_bytes(engine: Engine) -> float:
     """Memory that the stacks of a device may take, unless a search says so itself."""
     free = psutil.virtual_memory().available if engine.device == "cpu" else torch.cuda.mem_get_info()[0]
     return MEMORY_SHARE * free
+
+
+def keep_compiled(cache: Path) -> None:
+    """Code that this process compiles is kept under a folder, where every later process finds it again.
+
+    To be called before anything is compiled.
+    """
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "compiled"))
 
 
 def can_compile() -> bool:

@@ -15,7 +15,7 @@ from hpsearch.plan import run_config
 from hpsearch.spec import Spec, check_spec
 from trials.corpus import CorpusSource
 from trials.device import Device
-from trials.engine import Engine, choose_engine, free_bytes
+from trials.engine import Engine, choose_engine, free_bytes, keep_compiled
 from trials.tokens import TokenSet, prepare
 from trials.trial import Assignment, Measurement, TrialConfig
 
@@ -66,7 +66,7 @@ def whole_steps(tokens: float) -> int:
 def text(vocabulary: int = VOCABULARY) -> TokenSet:
     """The installed Python source, tokenized once."""
     cache = Path(os.environ.get("HPSEARCH_CACHE", platformdirs.user_cache_path("hpsearch")))
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "compiled"))
+    keep_compiled(cache)
     return prepare(CorpusSource("python"), vocabulary, cache, lambda note: None)
 
 

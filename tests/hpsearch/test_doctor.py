@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,14 @@ def test_a_fit_machine_is_found_fit(tmp_path: Path, cache: Path) -> None:
     assert sum(finding.name == "step" for finding in findings) == 3  # two proxies and the proof
     assert "minutes" in findings[-1].text
     assert not (tmp_path / "home").exists()
+
+
+def test_what_it_compiles_is_kept_where_searches_find_it(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    doctor.examine(TINY, tmp_path, cache)
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(cache / "compiled")
 
 
 def test_what_is_missing_is_said(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
