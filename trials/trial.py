@@ -167,5 +167,5 @@ class Measurement:
 
 
 def _named(data: DataclassInstance) -> dict[str, Any]:
-    """The fields by name. Not by `asdict`, whose deep copy of what cannot change was a tenth of a driver's time."""
+    """The fields by name. Not by `asdict`, whose deep copies of what cannot change show in a driver's time."""
     return {field.name: getattr(data, field.name) for field in fields(data)}
