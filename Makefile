@@ -6,7 +6,7 @@ NAME ?= quickstart
 WORKERS ?= 2 # test files at once, a Ray each
 
 .DEFAULT_GOAL := help
-.PHONY: help search test check lint chaos benchmark verify-models clean
+.PHONY: help search test check lint gpu chaos benchmark verify-models clean
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -35,6 +35,10 @@ lint: $(VENV)/installed ## ruff and mypy
 check: lint test ## everything: lint, tests, the slow tests (README commands, quickstart, kills), a cluster's
 	$(BIN)/python -m pytest -m slow --durations 20
 	$(BIN)/python -m pytest -m cluster
+
+gpu: $(VENV)/installed ## what needs a GPU: its tests, and how fast a stack trains there (five minutes)
+	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python -m tests.benchmarks.gpu_throughput
 
 chaos: $(VENV)/installed ## every part killed at random moments, nodes cut off, disks full, load (an hour; root for all of it)
 	$(BIN)/python -m pytest -m chaos

@@ -6,7 +6,7 @@ import logging
 import math
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 THREAD_ENDED = "the device's training thread has ended; the worker's log holds its traceback"
 RUN_STEPS = 8  # of a group, before its lane takes the next one
 TURN_STEPS = 16  # of every group, before trials are let in and out
+SPARSE = 4  # rows for each trial: a stack that computes so many together is too large
+SPARSE_TURNS = 64  # that it is given to fill up again: trials that reach a rung together are away for a moment
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class DeviceTime:
 
     @property
     def occupancy(self) -> float:
-        """Share of the span in steps, branches and validation. A stack computes filled slots only."""
+        """Share of the span in steps, branches and validation, idle rows of a step included where it has such."""
         return (self.training_s + self.measuring_s) / self.span_s if self.span_s > 0 else 0.0
 
 
@@ -86,6 +88,7 @@ class Device:
         self._held_out: dict[int, HeldOut] = {}  # by context length
         self._programs: dict[Shape, Program] = {}  # kept, as they may be compiled
         self._stacks: dict[Shape, Stack] = {}
+        self._sparse_turns: Counter[Shape] = Counter()  # in a row, in which a stack was too large
         self._door: deque[_Job] = deque()  # asked, not yet in a slot
         self._parked: deque[Parked] = deque()  # out of memory in mid-segment; they come before the door
         self._jobs: dict[str, _Job] = {}  # by the file they save to, answered ones too
@@ -176,6 +179,7 @@ class Device:
     def _admit_waiting(self) -> None:
         """Fills the slots that there are and that fit the memory: parked trials first, then in order of asking."""
         started_s = time.monotonic()
+        self._repack()
         while self._parked and self._has_room(self._parked[0].slot.assignment):
             parked = self._parked[0]
             if self._within_memory(parked.slot.assignment, partial(self._unpark, parked)):
@@ -184,10 +188,11 @@ class Device:
             with self._changed:
                 if not self._door or not self._has_room(self._door[0].assignment):
                     break
-                job = self._door.popleft()
-            if not self._within_memory(job.assignment, partial(self._admit, job.assignment)):
+                job = self._door[0]
+            if self._within_memory(job.assignment, partial(self._admit, job.assignment)):
                 with self._changed:
-                    self._door.appendleft(job)
+                    if self._door and self._door[0] is job:  # else it was released meanwhile
+                        self._door.popleft()
         self._spend(admitting_s=(time.monotonic() - started_s) * self._engine.lanes)
 
     def _within_memory(self, assignment: Assignment, admit: Callable[[], None]) -> bool:
@@ -205,12 +210,57 @@ class Device:
 
     def _has_room(self, assignment: Assignment) -> bool:
         """A trial that finds the device empty is always let in: it must show whether it can be trained."""
-        filled = {shape: len(stack.slots) for shape, stack in self._stacks.items() if stack.slots}
-        if not filled:
+        if not self._num_filled:
             return True
+        if self._num_filled >= self.slots:
+            return False
         shape = shape_of(assignment.config)
-        filled[shape] = filled.get(shape, 0) + 1
-        return self._num_filled < self.slots and fits(filled, self._engine, self._validation_tokens, self._memory_bytes)
+        stack = self._stacks.get(shape)
+        if self._engine.batched and stack is not None:
+            return not stack.is_full  # its rows are there already
+        return self._fit(shape, 1 if stack is None else stack.rows + 1)
+
+    def _fit(self, shape: Shape, rows: int) -> bool:
+        """Whether a stack of so many rows fits beside the others that have trials."""
+        others = {other: stack.rows for other, stack in self._stacks.items() if stack.slots}
+        return fits({**others, shape: rows}, self._engine, self._validation_tokens, self._memory_bytes)
+
+    def _capacity(self, shape: Shape) -> int:
+        """Slots of a stack. One that computes all of them together has as few as hold the trials there are for it.
+
+        In powers of two, as each number is compiled for; no more than fit.
+        """
+        if not self._engine.batched:
+            return self.slots
+        trials = self._num_trials(shape)
+        elsewhere = self._num_filled - self._num_filled_of(shape)
+        capacity = min(_power_of_two(max(1, min(trials, self.slots - elsewhere))), self.slots)
+        while capacity > 1 and not self._fit(shape, capacity):
+            capacity //= 2
+        return max(capacity, self._num_filled_of(shape))
+
+    def _num_filled_of(self, shape: Shape) -> int:
+        return len(self._stacks[shape].slots) if shape in self._stacks else 0
+
+    def _num_trials(self, shape: Shape) -> int:
+        """In its stack, or waiting for it."""
+        with self._changed:
+            waiting = [job.assignment for job in self._door] + [parked.slot.assignment for parked in self._parked]
+        return self._num_filled_of(shape) + sum(shape_of(assignment.config) == shape for assignment in waiting)
+
+    def _repack(self) -> None:
+        """Takes apart stacks of rows computed together that trials wait for, or that have been too large for long.
+
+        Their trials are parked, so that they are let in again first, into stacks of the right size.
+        """
+        if not self._engine.batched:
+            return
+        for shape, stack in list(self._stacks.items()):
+            capacity = self._capacity(shape)
+            too_small = capacity > stack.capacity
+            if too_small or (self._sparse_turns[shape] >= SPARSE_TURNS and capacity < stack.capacity):
+                self._parked.extend(stack.park())
+                del self._stacks[shape], self._sparse_turns[shape]
 
     def _admit(self, assignment: Assignment) -> None:
         """Puts the trial into its stack, unless its measurement is in its file already."""
@@ -242,7 +292,8 @@ class Device:
             if shape not in self._programs:
                 self._programs[shape] = Program(shape, self._engine)
             program, patience_s = self._programs[shape], self._patience_s
-            self._stacks[shape] = Stack(shape, self.slots, program, self._train_tokens, held_out, patience_s)
+            capacity = self._capacity(shape)
+            self._stacks[shape] = Stack(shape, capacity, program, self._train_tokens, held_out, patience_s)
         return self._stacks[shape]
 
     def _held_out_sequences(self, context_tokens: int) -> HeldOut:
@@ -259,23 +310,38 @@ class Device:
     def _turn(self) -> None:
         """Some steps of every group, and the measurements of trials that have something to report."""
         self._first_step_s = min(self._first_step_s, time.monotonic())
-        turns = [_Turn(stack, start, TURN_STEPS) for stack in self._stacks.values() for start in stack.groups]
         filled, measured = self._num_filled, list[tuple[Stack, Assignment, Measurement]]()
-        refusal: Exception | None = None
+        refusal = self._work_off(measured)
+        self._hand_out(measured)
+        if isinstance(refusal, StorageError):
+            raise refusal  # those that were saved before it have been answered
+        if refusal is not None:
+            self._halve(filled, refusal)
+        for shape, stack in self._stacks.items():
+            sparse = 0 < len(stack.slots) * SPARSE <= stack.rows
+            self._sparse_turns[shape] = self._sparse_turns[shape] + 1 if sparse else 0
+        self._time = replace(self._time, span_s=(time.monotonic() - self._first_step_s) * self._engine.lanes)
+
+    def _hand_out(self, measured: list[tuple[Stack, Assignment, Measurement]]) -> None:
+        """Frees the slots of those that are measured, and answers them. Empties the list, which holds stacks."""
+        while measured:
+            stack, assignment, measurement = measured.pop(0)
+            stack.evict(assignment)
+            self._answer(assignment, measurement)
+
+    def _work_off(self, measured: list[tuple[Stack, Assignment, Measurement]]) -> Exception | None:
+        """A turn of every group; what it was refused, if it was.
+
+        Without the frames that it came through, as those hold on to the very memory that was too little.
+        """
+        turns = [_Turn(stack, start, TURN_STEPS) for stack in self._stacks.values() for start in stack.groups]
         try:
             self._lanes.work_off(turns, partial(self._run_group, measured))
         except (RuntimeError, MemoryError, StorageError) as error:
             if not isinstance(error, StorageError) and not is_out_of_memory(error):
                 raise
-            refusal = error
-        for stack, assignment, measurement in measured:
-            stack.evict(assignment)
-            self._answer(assignment, measurement)
-        if isinstance(refusal, StorageError):
-            raise refusal  # those that were saved before it have been answered
-        if refusal is not None:
-            self._halve(filled, refusal)
-        self._time = replace(self._time, span_s=(time.monotonic() - self._first_step_s) * self._engine.lanes)
+            return error.with_traceback(None)
+        return None
 
     def _run_group(self, measured: list[tuple[Stack, Assignment, Measurement]], turn: _Turn) -> _Turn | None:
         """What a lane does: a few steps of one group. Returns what is left of its turn, unless a trial reports."""
@@ -302,8 +368,7 @@ class Device:
             return
         self.slots = max(1, filled // 2)
         log.warning("out of memory (%s): %d slots from now on", error, self.slots)
-        for stack in self._stacks.values():
-            self._parked.extend(stack.park())
+        self._parked.extend(parked for stack in self._stacks.values() for parked in stack.park())
         self._stacks = {}
         if self._engine.device != "cpu":
             torch.cuda.empty_cache()
@@ -313,3 +378,8 @@ class Device:
         need = predicted_bytes({shape_of(assignment.config): 1}, self._engine, self._validation_tokens)
         message = f"out of memory ({error}) with this trial alone, which is predicted to need {need / 1e9:.2f} GB"
         self._answer(assignment, Measurement.fault(assignment, Outcome.FAIL, message))
+
+
+def _power_of_two(number: int) -> int:
+    """The smallest that is no less."""
+    return 1 << (number - 1).bit_length()

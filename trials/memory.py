@@ -20,7 +20,7 @@ from trials.engine import Engine
 from trials.model import Precision
 from trials.parametrization import OptimizerKind
 from trials.program import Shape
-from trials.validation import ATTENTION_SEQUENCES
+from trials.validation import ATTENTION_SEQUENCES, MEASURED_ROWS
 
 REFUSALS = ("can't allocate memory", "bad_alloc", "out of memory")  # torch's CPU allocator, C++, drivers
 
@@ -55,9 +55,9 @@ def predicted_bytes(slots: Mapping[Shape, int], engine: Engine, validation_token
     """Of a device whose stacks have so many slots each, filled or not, and so many tokens to validate on.
 
     On a CPU within 15 % of the growth of resident memory where that is 500 MB and more, in two of the benchmark's
-    cases up to 21 %. For a GPU it is the same count with all slots of a stack in one step, and no measurement is
-    behind it. There a captured step keeps its memory, so steps add up over stacks, and it is captured beside a copy
-    of the states.
+    cases up to 21 %. For a GPU it is the same count with all slots of a stack in one step, 6 to 8 % above what was
+    measured on one. There a captured step keeps its memory, so steps add up over stacks; it is captured beside a copy
+    of the states, and trials are validated beside it.
     """
     held = sum(program_bytes(shape) + count * state_bytes(shape) for shape, count in slots.items())
     if engine.device == "cpu":
@@ -67,7 +67,9 @@ def predicted_bytes(slots: Mapping[Shape, int], engine: Engine, validation_token
     steps = [step_work(shape, count, engine) for shape, count in slots.items() if count]
     if engine.compiled:
         copies = max((count * state_bytes(shape) for shape, count in slots.items()), default=0)
-        return held + copies + sum(max(map(_total_bytes, step)) for step in steps)
+        validations = [_backward_work(shape, min(count, MEASURED_ROWS), engine) for shape, count in slots.items()]
+        captured = sum(max(map(_total_bytes, step)) for step in steps)
+        return held + captured + max(copies, max(map(_total_bytes, validations), default=0))
     works = [work for step in steps for work in step]
     works += [attention_work(shape, validation_tokens) for shape in slots]
     return held + max(map(_total_bytes, works), default=0)
@@ -129,13 +131,14 @@ def _backward_work(shape: Shape, rows: int, engine: Engine) -> Work:
     a, compiled = shape.architecture, engine.compiled
     N, is_llama = rows * shape.batch_sequences * a.context_tokens, a.kind is Kind.LLAMA
     half = 0.5 if engine.precision is Precision.BFLOAT16 else 1.0
+    attended = half if engine.device != "cpu" else 1.0  # where attention is in the precision of products
     q, k = a.heads * a.head_size, a.kv_heads * a.head_size
     logits = half + shape.softcap if compiled else 3 + shape.softcap + 2 * shape.z_loss
     gradient = (1 + is_llama) * a.feed_forward_width
     return [
         Blocks(a.depth * (2 * half + (2 if compiled else 4)) + 4, 4 * N * a.width),
         Blocks(a.depth * half * (is_llama or half < 1), 4 * N * q),
-        Blocks(a.depth * (2 + is_llama + a.qk_norm), 4 * N * (q + k)),
+        Blocks(a.depth * attended * (2 + is_llama + a.qk_norm), 4 * N * (q + k)),
         Blocks(a.depth * (half + is_llama * (0 if compiled else 1)), 4 * N * a.feed_forward_width),
         Blocks(a.depth * (half if compiled else 1), 4 * N * gradient),
         Blocks(logits, 4 * N * a.vocabulary) if logits * a.vocabulary > gradient else Blocks(1, 4 * N * gradient),

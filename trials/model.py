@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trials import passes
 from trials.architecture import NORM_EPS, ROTARY_BASE, Architecture, Kind, Weight
 from trials.parametrization import Multipliers, Parametrization
 
@@ -98,13 +99,18 @@ def losses(weights: Tensor, tokens: Tensor, share: Tensor, knobs: Knobs, forward
         Losses in which row k depends on row k alone.
     """
     K, B, T = tokens.shape[0], tokens.shape[1], tokens.shape[2] - 1
-    scores = logits(weights, tokens[:, :, :-1], knobs, forward, _ignore).float()  # (K, N, V)
+    scores = logits(weights, tokens[:, :, :-1], knobs, forward, _ignore).view(K * B * T, -1)
     targets = tokens[:, :, 1:].reshape(K * B * T)
-    cross_entropy = F.cross_entropy(scores.view(K * B * T, -1), targets, reduction="none")
+    if scores.is_cuda:
+        cross_entropy, normalisers = passes.cross_entropy(scores, targets)
+    else:
+        scores = scores.float()
+        cross_entropy = F.cross_entropy(scores, targets, reduction="none")
+        normalisers = scores.logsumexp(1) if forward.z_loss else cross_entropy
     mean = (cross_entropy.view(K, B, T).mean(2) * share).sum(1)
     if not forward.z_loss:
         return Losses(mean, mean)
-    squares = scores.logsumexp(2).square().view(K, B, T)
+    squares = normalisers.square().view(K, B, T)
     return Losses(mean, mean + knobs.z_loss.squeeze(1) * (squares.mean(2) * share).sum(1))
 
 
@@ -162,8 +168,13 @@ def _attention(x: Tensor, block: int, run: _Pass) -> Tensor:
     w, forward, K, B, T = run.w, run.forward, run.K, run.B, run.T
     shape = forward.architecture
     H, G, h = shape.heads, shape.kv_heads, shape.head_size
-    joined = _linear(x, w, f"{block}.qkv", forward).view(K * B, T, H + 2 * G, h).transpose(1, 2)
-    query, key, value = torch.split(joined, [H, G, G], dim=1)  # (K B, heads, T, h)
+    joined = _linear(x, w, f"{block}.qkv", forward)
+    if x.is_cuda:  # where there are kernels for it; on a CPU bfloat16 attention is slower
+        joined = joined.to(forward.precision.dtype)
+    parts = torch.split(joined, [H * h, G * h, G * h], dim=2)
+    query, key, value = (part.view(K * B, T, -1, h).transpose(1, 2) for part in parts)  # (K B, heads, T, h)
+    if shape.qk_norm or shape.kind is Kind.LLAMA:
+        query, key = query.float(), key.float()
     if shape.qk_norm:
         query, key = (
             F.rms_norm(part, (h,), eps=NORM_EPS) * w[f"{block}.{name}_norm.gain"].repeat_interleave(B, 0)[:, None, None]
@@ -171,13 +182,12 @@ def _attention(x: Tensor, block: int, run: _Pass) -> Tensor:
         )
     if shape.kind is Kind.LLAMA:
         query, key = _rotate(query), _rotate(key)
+    query, key = query.to(value.dtype), key.to(value.dtype)
     if H != G:
         key, value = key.repeat_interleave(H // G, 1), value.repeat_interleave(H // G, 1)
     scale = forward.multipliers.attention
     run.observe(f"{block}.query", query * scale)
     run.observe(f"{block}.key", key)
-    if x.is_cuda:  # where there are kernels for it; on a CPU bfloat16 attention is slower
-        query, key, value = (part.to(forward.precision.dtype) for part in (query, key, value))
     reach = shape.attended_tokens(block)
     band = None if reach >= T else torch.ones(T, T, dtype=torch.bool, device=x.device).tril().triu(1 - reach)
     attended = F.scaled_dot_product_attention(query, key, value, band, is_causal=band is None, scale=scale)
@@ -220,7 +230,9 @@ def _linear(x: Tensor, w: Mapping[str, Tensor], name: str, forward: Forward) -> 
     if bias is not None and forward.precision is Precision.FLOAT32:
         return torch.baddbmm(bias.unsqueeze(1), x, w[name])
     product = _product(x, w[name], forward.precision).float()
-    return product if bias is None else product + bias.unsqueeze(1)
+    if bias is None:
+        return product
+    return passes.add_bias(product, bias) if x.is_cuda else product + bias.unsqueeze(1)
 
 
 def _product(x: Tensor, matrices: Tensor, precision: Precision) -> Tensor:
@@ -270,7 +282,7 @@ def max_attention_logit(weights: Tensor, tokens: Tensor, knobs: Knobs, forward: 
         if part == "query":
             queries[block] = activation
         elif part == "key":
-            products = queries.pop(block) @ activation.transpose(-1, -2)
+            products = queries.pop(block).float() @ activation.float().transpose(-1, -2)
             reach = forward.architecture.attended_tokens(int(block))
             seen = torch.ones(products.shape[-2:], dtype=torch.bool, device=products.device).tril().triu(1 - reach)
             largest = max(largest, products.masked_fill(~seen, -math.inf).max().item())

@@ -114,15 +114,15 @@ class Program:
             norms = self._apply(state.weights, gradients, state.mean, state.square, numbers)
         return cross_entropy.detach(), norms
 
-    def loss(self, weights: Tensor, tokens: Tensor, numbers: Tensor) -> float:
+    def loss(self, weights: Tensor, tokens: Tensor, numbers: Tensor, rows: int = 1) -> float:
         """Mean cross entropy of one trial's weights `(1, P)` on `(S, T + 1)` ids.
 
-        In batches of a step, so that it is the step's compiled code and fits where a step does.
+        In batches of a step of so many rows, so that it fits where a step does and, with one, is its compiled code.
         """
-        batches = torch.split(tokens, self._batch_sequences)
+        batches = torch.split(tokens, rows * self._batch_sequences)
         with torch.set_grad_enabled(self.engine.compiled):  # torch compiles other code where there are no gradients
             weights = weights.detach().requires_grad_(self.engine.compiled)
-            parts = [self._part_loss(weights, batch, len(tokens), numbers) for batch in batches]
+            parts = [self._part_loss(weights, batch, len(tokens), numbers, rows) for batch in batches]
         return math.fsum(torch.cat(parts).tolist())
 
     def max_attention_logit(self, weights: Tensor, tokens: Tensor, numbers: Tensor) -> float:
@@ -130,9 +130,9 @@ class Program:
         _, knobs = rates.unpack(numbers)
         return model.max_attention_logit(weights, tokens[None, :, :-1], knobs, self._forward)
 
-    def _part_loss(self, weights: Tensor, tokens: Tensor, num_sequences: int, numbers: Tensor) -> Tensor:
+    def _part_loss(self, weights: Tensor, tokens: Tensor, num_sequences: int, numbers: Tensor, rows: int) -> Tensor:
         """What a batch, filled up with nothing, has in the mean over so many sequences: `(1,)`."""
-        missing = self._batch_sequences - len(tokens)
+        missing = rows * self._batch_sequences - len(tokens)
         batch = F.pad(tokens, (0, 0, 0, missing)).unsqueeze(0)
         share = F.pad(torch.full((1, len(tokens)), 1 / num_sequences, device=tokens.device), (0, missing))
         cross_entropy, _ = self._losses(weights, batch, share, numbers)

@@ -101,7 +101,7 @@ class Stack:
     ) -> None:
         self.shape = shape
         self.slots: list[Slot] = []
-        self._capacity = slots
+        self.capacity = slots
         self._program = program
         self._train_tokens = train_tokens
         self._held_out = held_out
@@ -116,7 +116,12 @@ class Stack:
 
     @property
     def is_full(self) -> bool:
-        return len(self.slots) >= self._capacity
+        return len(self.slots) >= self.capacity
+
+    @property
+    def rows(self) -> int:
+        """Rows that a step computes: those that are filled, or all of them where they are computed together."""
+        return self.capacity if self._program.engine.batched else len(self.slots)
 
     def admit(self, assignment: Assignment) -> None:
         """Puts a trial into the first free slot, from its newest usable checkpoint or its initial weights.
@@ -255,7 +260,7 @@ class Stack:
 
     def _leave_trunk(self, row: int, slot: Slot) -> None:
         self._settle(row)
-        slot.raw_loss = self._held_out.loss(self._program, self._weights(row), self._knobs(slot))
+        slot.raw_loss = self._held_out.loss(self._program, self._weights(row), self._knobs(slot), self._group)
         slot.trunk = Trunk(slot.tokens, slot.steps, slot.trace, self._copy(row))
 
     def _update_ratio(self, row: int, before: Trunk) -> float:
@@ -270,12 +275,12 @@ class Stack:
         if slot.divergence:
             return measure(Outcome.DIVERGED, slot.divergence)
         weights, knobs = self._weights(row), self._knobs(slot)
-        loss = self._held_out.loss(self._program, weights, knobs)
+        loss = self._held_out.loss(self._program, weights, knobs, self._group)
         # Written so that NaN, which compares false, counts as diverged.
         if not loss <= START_RATIO * slot.trace.start:
             return measure(Outcome.DIVERGED, f"validation loss {loss:.4g}, {slot.trace.start:.4g} at the start")
         assert slot.trunk is not None, "a trial reaches its rung through its branch"
-        far_loss = self._held_out.far_loss(self._program, weights, knobs)
+        far_loss = self._held_out.far_loss(self._program, weights, knobs, self._group)
         attention = self._held_out.max_attention_logit(self._program, weights, knobs)
         measurement = measure(Outcome.MEASURED, slot.note, loss, far_loss, attention)
         save = partial(checkpoint.save_first, slot.assignment.save_to, slot.trunk, measurement)

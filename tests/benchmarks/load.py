@@ -7,7 +7,8 @@ would train answers at once. Three searched parameters, three rungs.
     python -m tests.benchmarks.load --trials 10000 --sampler random --output docs/load.svg
 
 `--all-rungs` takes every trial through all three rungs. `--mlflow URI` names a tracking server. `--outage SECONDS`
-starts one, and kills it for so long once a third of the trials are asked.
+starts one, and kills it for so long once a third of the trials are asked; with `--apart` server and recorder have the
+last CPU to themselves and all else has the first, so that a server that is away leaves no CPU to the search.
 """
 
 from __future__ import annotations
@@ -208,17 +209,34 @@ def draw(path: Path, samples: list[Sample]) -> None:
     write_svg(figure, path)
 
 
+def keep_apart() -> None:
+    """MLflow's server and its recorder on the last CPU, with what this thread will start; all else on the first."""
+    first, *_, last = sorted(os.sched_getaffinity(0))
+    here = psutil.Process()
+    for process in [here, *here.children(recursive=True)]:
+        of_mlflow = process.pid != here.pid and any(
+            "mlflow" in part or "recorder" in part for part in process.cmdline()
+        )
+        for thread in process.threads():
+            os.sched_setaffinity(thread.id, {last if of_mlflow else first})
+    os.sched_setaffinity(0, {last})
+
+
 class Outage(threading.Thread):
     """Kills a tracking server once the search is well under way, and starts it again after a while."""
 
-    def __init__(self, watch: Watch, server: MlflowServer, seconds: float, after_trials: int) -> None:
+    def __init__(self, watch: Watch, server: MlflowServer, seconds: float, after_trials: int, apart: bool) -> None:
         super().__init__(daemon=True)
         self._watch, self._server, self._seconds, self._after = watch, server, seconds, after_trials
+        self._apart = apart
         self.span: tuple[float, float] | None = None
 
     def run(self) -> None:
         while not self._watch.samples or self._watch.samples[-1].trials < self._after:
             time.sleep(0.1)
+        if self._apart:
+            keep_apart()
+            time.sleep(self._seconds)
         begun = time.perf_counter()
         self._server.kill()
         time.sleep(self._seconds)
@@ -235,6 +253,7 @@ def main() -> None:
     parser.add_argument("--home", type=Path, help="kept; else a folder that is thrown away")
     parser.add_argument("--mlflow", default="", help="URI of a tracking server; else a SQLite file")
     parser.add_argument("--outage", type=float, default=0.0, metavar="SECONDS")
+    parser.add_argument("--apart", action="store_true")
     parser.add_argument("--output", type=Path, help="the picture")
     options = parser.parse_args()
     spec, watch = spec_of(options.trials, options.sampler, options.all_rungs, options.slots), Watch()
@@ -242,7 +261,7 @@ def main() -> None:
         uri, outage = options.mlflow, None
         if options.outage:
             server = stack.enter_context(MlflowServer(Path(scratch) / "mlflow"))
-            outage = Outage(watch, server, options.outage, options.trials // 3)
+            outage = Outage(watch, server, options.outage, options.trials // 3, options.apart)
             uri = server.uri
             outage.start()
         stack.enter_context(watch.shown())

@@ -15,31 +15,24 @@ import math
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 
 from tests.benchmarks.harness import BATCH_SEQUENCES, CONTEXT_TOKENS, VOCABULARY, config_of, spec_of, text
-from tests.benchmarks.plain_gpt import PlainGPT
-from trials import model
-from trials.data import training_batch
+from tests.benchmarks.training_speed import ROUNDS, call_s, matmul_peak, plain_loop, stack_turn
 from trials.device import TURN_STEPS
 from trials.engine import Engine, choose_engine
-from trials.lanes import Lanes
 from trials.model import Precision
 from trials.program import Program, shape_of
-from trials.stack import Stack
 from trials.tokens import load_split
-from trials.trial import Assignment, TrialConfig
-from trials.validation import HeldOut
+from trials.trial import TrialConfig
 
 CPUS = os.cpu_count() or 1
-ROUNDS = 5  # the best of so many is reported: what else runs on the machine only slows
 ENDLESS_TOKENS = 10**12 // (BATCH_SEQUENCES * CONTEXT_TOKENS) * BATCH_SEQUENCES * CONTEXT_TOKENS
 
 
@@ -89,61 +82,6 @@ class Row:
     first_call_s: float  # a step or a turn, compiling
 
 
-def matmul_peak(dtype: torch.dtype, seconds: float) -> float:
-    """Best GFLOP/s of a product of two 2048 x 2048 matrices."""
-    left, right = torch.randn(2, 2048, 2048).to(dtype)
-    best_s = min(call_s(lambda: torch.mm(left, right), seconds / ROUNDS) for _ in range(ROUNDS))
-    return 2 * 2048**3 / best_s / 1e9
-
-
-def call_s(call: Callable[[], object], seconds: float) -> float:
-    """Mean seconds of a call, over so many seconds of them."""
-    times, started_s = 0, time.perf_counter()
-    while time.perf_counter() - started_s < seconds:
-        call()
-        times += 1
-    return (time.perf_counter() - started_s) / times
-
-
-def plain_loop(config: TrialConfig, tokens: np.ndarray, compiled: bool) -> Callable[[], float]:
-    """The step that everybody writes: one torch.nn model, eager or compiled."""
-    network, shape = PlainGPT(config.architecture), config.architecture
-    network.load_row(shape, model.initial_weights(shape, config.parametrization, config.init_std, config.seed))
-    optimizer = torch.optim.AdamW(
-        network.decayed(), weight_decay=config.weight_decay, lr=config.learning_rate, betas=(config.beta1, config.beta2)
-    )
-    forward: Callable[[torch.Tensor], torch.Tensor] = torch.compile(network) if compiled else network
-    steps = 0
-
-    def step() -> float:
-        nonlocal steps
-        batch = training_batch(tokens, config.seed, steps, config.batch_sequences, CONTEXT_TOKENS)
-        steps += 1
-        optimizer.zero_grad()
-        loss = forward(torch.from_numpy(batch))
-        loss.backward()  # type: ignore[no-untyped-call]  # of torch
-        torch.nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip)
-        optimizer.step()
-        return loss.item()
-
-    return step
-
-
-def stack_turn(config: TrialConfig, tokens: np.ndarray, engine: Engine, slots: int) -> Callable[[], object]:
-    """A turn of a full stack, as the device gives it."""
-    nothing = HeldOut(torch.zeros(0), torch.zeros(0))
-    stack = Stack(shape_of(config), slots, Program(shape_of(config), engine), tokens, nothing)
-    for slot in range(slots):
-        stack.admit(Assignment(str(slot), config, ENDLESS_TOKENS, (), ""))
-    lanes = Lanes(engine.lanes, engine.threads)
-
-    def turn() -> None:
-        lanes.work_off(stack.groups, lambda start: stack.run(start, TURN_STEPS))
-        stack.settle()
-
-    return turn
-
-
 def ways(width: int, slots: list[int]) -> Iterator[Way]:
     """Every way to train this width, the plain loop first."""
     yield Way(width, 0, "float32", False)
@@ -156,9 +94,10 @@ def serve(way: Way, seconds: float, pipe: Connection) -> None:
     """A process of its own: sends the seconds of the first call, which compiles, then of each round asked for."""
     engine, tokens = way.engine, load_split(text(), "train")
     torch.set_num_threads(engine.threads)
-    call = (
-        stack_turn(way.config, tokens, engine, way.slots) if way.slots else plain_loop(way.config, tokens, way.compiled)
-    )
+    if way.slots:
+        call = stack_turn(way.config, tokens, Program(shape_of(way.config), engine), way.slots)
+    else:
+        call = plain_loop(way.config, tokens, way.compiled)
     started_s = time.perf_counter()
     call()
     pipe.send(time.perf_counter() - started_s)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import math
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from dataclasses import replace
@@ -13,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 import trials.device
 from tests.trials.conftest import ARCHITECTURE, CONFIG, ENGINE, VALIDATION_TOKENS, measurement, next_segment, segment
@@ -30,6 +33,7 @@ from trials.trial import Assignment, Measurement, Outcome
 TIMEOUT_S = 30.0  # of what should take a tenth of a second
 ENDLESS = 10**9  # steps
 
+BATCHED = replace(ENGINE, batched=True)
 WIDE = replace(CONFIG, architecture=replace(ARCHITECTURE, width=32))
 LARGE_BATCH = replace(CONFIG, batch_sequences=8)
 
@@ -390,6 +394,33 @@ def test_out_of_memory_halves_the_slots_and_loses_nothing(
     assert next(steps) - 1 <= 4 * 40 + 4
 
 
+def test_what_a_refused_step_held_is_free_when_its_trials_are_let_in_again(
+    token_set: TokenSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An error keeps the frames it came through, and with them all that was too much, stacks included."""
+    held: list[weakref.ref[object]] = []
+    alive: list[int] = []
+    device = new_device(token_set, slots=4)
+
+    def step(stack: Stack) -> None:
+        if not held:
+            tensors = torch.zeros(1000)
+            held.extend([weakref.ref(tensors), weakref.ref(stack)])
+            raise MemoryError
+
+    before(monkeypatch, "admit", lambda _: wait_until_asked(device, 4))
+    before(monkeypatch, "unpark", lambda _: alive.append(sum(reference() is not None for reference in held)))
+    before(monkeypatch, "run", step)
+    gc.disable()
+    try:
+        trials_ = [segment(tmp_path, str(k), 20, replace(CONFIG, seed=k)) for k in range(4)]
+        measured = [answer(future) for future in [ask(device, trial) for trial in trials_]]
+    finally:
+        gc.enable()
+    assert [m.outcome for m in measured] == [Outcome.MEASURED] * 4
+    assert held and alive and not any(alive[-4:]), alive
+
+
 def test_out_of_memory_with_one_trial_is_its_own_failure(
     device: Device, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -404,6 +435,56 @@ def test_out_of_memory_with_one_trial_is_its_own_failure(
     assert measured.outcome is Outcome.FAIL
     assert "out of memory" in measured.message
     assert answer(ask(device, segment(tmp_path, "good", 20))).outcome is Outcome.MEASURED
+
+
+@pytest.fixture
+def capacities(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Slots of the stack of each step so far."""
+    found: list[int] = []
+    before(monkeypatch, "run", lambda stack: found.append(stack.capacity))
+    return found
+
+
+def batched_device(token_set: TokenSet, slots: int, memory_bytes: float = math.inf) -> Device:
+    """One that computes all rows of a stack together, as a GPU does."""
+    return Device(token_set, slots, VALIDATION_TOKENS, BATCHED, memory_bytes)
+
+
+def test_rows_computed_together_are_as_many_as_the_trials_need(
+    token_set: TokenSet, tmp_path: Path, capacities: list[int]
+) -> None:
+    """A stack grows with those that wait for it, in powers of two; nobody starts again."""
+    lone = [segment(tmp_path / "lone", str(k), 200, replace(CONFIG, seed=k)) for k in range(5)]
+    expected = [new_device(token_set, 1).advance(trial).loss for trial in lone]
+    device = batched_device(token_set, slots=16)
+    first = ask(device, segment(tmp_path, "0", 200, replace(CONFIG, seed=0)))
+    while not capacities:
+        assert not first.done()
+    others = [ask(device, segment(tmp_path, str(k), 200, replace(CONFIG, seed=k))) for k in range(1, 5)]
+    measured = [answer(future) for future in (first, *others)]
+    assert [m.loss for m in measured] == pytest.approx(expected, rel=1e-4)
+    assert capacities[0] == 1 and max(capacities) == 8
+    assert {m.group for m in measured} <= {1, 2, 4, 8}
+
+
+def test_rows_that_stay_idle_are_given_up(
+    token_set: TokenSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capacities: list[int]
+) -> None:
+    monkeypatch.setattr(trials.device, "SPARSE_TURNS", 2)
+    device = batched_device(token_set, slots=4)
+    before(monkeypatch, "admit", lambda _: wait_until_asked(device, 4))
+    steps = [400, 16, 16, 16]
+    asked = [ask(device, segment(tmp_path, str(k), count)) for k, count in enumerate(steps)]
+    assert [answer(future).outcome for future in asked] == [Outcome.MEASURED] * 4
+    assert max(capacities) == 4 and capacities[-1] == 1
+
+
+def test_rows_computed_together_fit_the_memory(token_set: TokenSet, tmp_path: Path, capacities: list[int]) -> None:
+    room = predicted_bytes({shape_of(CONFIG): 2}, BATCHED, VALIDATION_TOKENS)
+    device = batched_device(token_set, slots=8, memory_bytes=room)
+    asked = [ask(device, segment(tmp_path, str(k), 40)) for k in range(8)]
+    assert [answer(future).outcome for future in asked] == [Outcome.MEASURED] * 8
+    assert max(capacities) == 2
 
 
 def test_trials_are_let_in_as_memory_allows(
