@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,10 @@ WINDOW_IN_NOISE = 6.0  # a window of 5 % is for a noise of 0.12 %; at 1 % it wou
 NEAR_EXCESS, NEAR_IN_NOISE = 0.02, 4.0  # runs that tell the noise
 NUM_STARTS = 4
 MAX_EVALUATIONS = 200
+# Where a search for the least cost ends, in relative steps and falls; from several starts, each first coarsely.
+FINE, COARSE = (1e-6, 1e-8), (1e-2, 1e-2)
+VALLEY_OCTAVES = 0.5  # that two centres in one valley may be apart
+FAR_COST = 5.0  # a valley this much less likely, in natural logarithms, is not followed further
 
 
 @dataclass(frozen=True)
@@ -73,9 +78,9 @@ def fit_sweep(sweep: Sweep) -> Fit:
     floor = first_floor(sweep)
     noise = first_noise(sweep, floor)
     starts = first_starts(sweep, priors(sweep, floor, noise)[0], floor)
-    for window, least_sd in PASSES:
+    for limits in PASSES:
         mean, sd = priors(sweep, floor, noise)
-        problem = weigh(sweep, (mean, sd), floor, noise, (window, least_sd))
+        problem = weigh(sweep, (mean, sd), floor, noise, limits)
         vector = problem.least(starts)
         factor = laplace_factor(problem.jacobian(vector))
         noise = measure_noise(problem, vector, factor, noise)
@@ -106,27 +111,53 @@ class Problem:
 
     def residuals(self, vector: Array) -> Array:
         """(R + Q + L,) whose half sum of squares is the negative log posterior."""
-        errors, loss = self._errors(vector)
-        from_prior = (vector - self.prior_mean) / self.prior_sd
-        return np.concatenate([student(errors), self.bad.residuals(loss), from_prior, self.claims.residuals(vector)])
+        return self._residuals(vector, *self._errors(vector))
 
     def jacobian(self, vector: Array) -> Array:
         """(R + Q + L, Q)."""
-        errors, loss = self._errors(vector)
-        by = row_loss_jacobian(self.sweep.layout.unpack(vector), self.sweep.rows, self.sweep.form)
-        good = student_slope(errors)[:, None] * (self.whitening @ by[self.good])
-        return np.concatenate([good, self.bad.jacobian(loss, by), np.diag(1.0 / self.prior_sd), self.claims.rows])
+        return self._jacobian(vector, *self._errors(vector))
 
-    def solve(self, start: Array) -> tuple[Array, float]:
+    def solve(self, start: Array, ends: tuple[float, float] = FINE) -> tuple[Array, float]:
         """The unknowns of least cost from a start, and that cost."""
-        found = least_squares(self.residuals, start, self.jacobian, method="lm", xtol=1e-6, max_nfev=MAX_EVALUATIONS)
+
+        @lru_cache(maxsize=1)  # a solver asks for residuals and derivatives at one place
+        def errors(place: bytes) -> tuple[Array, Array]:
+            return self._errors(np.frombuffer(place))
+
+        def residuals(vector: Array) -> Array:
+            return self._residuals(vector, *errors(vector.tobytes()))
+
+        def jacobian(vector: Array) -> Array:
+            return self._jacobian(vector, *errors(vector.tobytes()))
+
+        xtol, ftol = ends
+        found = least_squares(residuals, start, jacobian, method="lm", xtol=xtol, ftol=ftol, max_nfev=MAX_EVALUATIONS)
         return np.asarray(found.x, np.float64), float(found.cost)
 
     def least(self, starts: Sequence[Array]) -> Array:
-        """The unknowns of least cost from several starts; a size of bad runs is tried as evidence and as broken."""
+        """The unknowns of least cost from several starts; a size of bad runs is tried as evidence and as broken.
+
+        Starts are followed coarsely, and then to the end from each valley that may be the deepest: most lead into one.
+        """
         if len(self.bad.sizes):
             starts = [*starts, replace(self, bad=self.bad.believed()).solve(starts[0])[0]]
+        if len(starts) > 1:
+            starts = self._valleys([self.solve(start, COARSE) for start in starts])
         return min((self.solve(start) for start in starts), key=lambda solution: solution[1])[0]
+
+    def _valleys(self, solutions: Sequence[tuple[Array, float]]) -> list[Array]:
+        """Of (unknowns, cost), the cheapest of those that share a valley, without valleys that cost far more."""
+        found = list[Array]()
+        least = min(cost for _, cost in solutions)
+        for vector, cost in sorted(solutions, key=lambda solution: solution[1]):
+            apart = [np.abs(self._center(vector) - self._center(other)).max() > VALLEY_OCTAVES for other in found]
+            if cost <= least + FAR_COST and all(apart):
+                found.append(vector)
+        return found
+
+    def _center(self, vector: Array) -> Array:
+        """(P,) octaves."""
+        return self.sweep.layout.unpack(vector).drift[:, 0]
 
     def without(self, held: NDArray[np.bool_]) -> Problem:
         """The same problem with some rows (R,) left out."""
@@ -144,6 +175,15 @@ class Problem:
         """(3, 3) of one parameter's centre and slopes, whose places are `own`: no claim ties it to another unknown."""
         rows = self.claims.rows[:, own]
         return np.asarray(np.linalg.inv(np.diag(self.prior_sd[own] ** -2.0) + rows.T @ rows), dtype=np.float64)
+
+    def _residuals(self, vector: Array, errors: Array, loss: Array) -> Array:
+        from_prior = (vector - self.prior_mean) / self.prior_sd
+        return np.concatenate([student(errors), self.bad.residuals(loss), from_prior, self.claims.residuals(vector)])
+
+    def _jacobian(self, vector: Array, errors: Array, loss: Array) -> Array:
+        by = row_loss_jacobian(self.sweep.layout.unpack(vector), self.sweep.rows, self.sweep.form)
+        good = student_slope(errors)[:, None] * (self.whitening @ by[self.good])
+        return np.concatenate([good, self.bad.jacobian(loss, by), np.diag(1.0 / self.prior_sd), self.claims.rows])
 
     def _errors(self, vector: Array) -> tuple[Array, Array]:
         """Model - measured of the good rows, standardized, and the model's ln loss of all."""

@@ -29,20 +29,23 @@ def test_the_vertex_stays_among_the_probes(losses: tuple[float, ...], noise: flo
     assert least <= min(losses)
 
 
-def proven(folder: Path, world: World) -> Conductor:
-    conductor = begin(folder, spec_of(proof=PROOF_SHAPE))
+def proven(folder: Path, world: World, seed: int = 0) -> Conductor:
+    conductor = begin(folder, spec_of(proof=PROOF_SHAPE, seed=seed))
     drive(conductor, world, slots=3)
     return conductor
 
 
 def test_on_a_known_surface_the_prediction_holds(tmp_path: Path) -> None:
-    world = World(noise=0.002)
-    state = proven(tmp_path, world).state
-    (result,) = proof_result(state, noise=0.002)
-    best = 2 ** world.best_log2_rate(result.params, result.tokens)
-    assert result.low80 <= best <= result.high80
-    assert result.hit and result.lost < 0.01
-    assert result.predicted == state.prediction.values["learning_rate"] if state.prediction else False
+    """In four of five searches at least, as its interval is one of 80 %."""
+    world, held = World(noise=0.002), 0
+    for seed in range(5):
+        state = proven(tmp_path / str(seed), world, seed).state
+        (result,) = proof_result(state, noise=0.002)
+        best = 2 ** world.best_log2_rate(result.params, result.tokens)
+        held += result.hit and result.low80 <= best <= result.high80
+        assert result.lost < 0.01
+        assert state.prediction is not None and result.predicted == state.prediction.values["learning_rate"]
+    assert held >= 4
 
 
 def test_probes_go_on_while_the_best_is_at_the_edge(tmp_path: Path) -> None:
