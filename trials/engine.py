@@ -32,6 +32,11 @@ class Engine:
         """Rows that are computed together."""
         return slots if self.batched else 1
 
+    @property
+    def captures(self) -> bool:
+        """Whether a step is one graph, which a GPU replays."""
+        return self.compiled and self.device != "cpu"
+
 
 def choose_engine(precision: str, compiled: bool, slots: int, threads: int) -> Engine:
     """The GPU that this process has been given, else its CPUs, shared out among the slots.

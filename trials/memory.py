@@ -65,7 +65,7 @@ def predicted_bytes(slots: Mapping[Shape, int], engine: Engine, validation_token
         rows = [works for shape, n in slots.items() for works in [_row_works(shape, engine, validation_tokens)] * n]
         return _resident_bytes(held, trunks, rows, engine)
     steps = [step_work(shape, count, engine) for shape, count in slots.items() if count]
-    if engine.compiled:
+    if engine.captures:
         copies = max((count * state_bytes(shape) for shape, count in slots.items()), default=0)
         validations = [_backward_work(shape, min(count, MEASURED_ROWS), engine) for shape, count in slots.items()]
         captured = sum(max(map(_total_bytes, step)) for step in steps)

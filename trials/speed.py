@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from trials import model
 from trials.engine import Engine
 from trials.lanes import Lanes
-from trials.program import Program, State, shape_of
+from trials.program import Captured, Program, State, shape_of
 from trials.rates import step_numbers
 from trials.trial import TrialConfig
 
@@ -32,14 +34,20 @@ def training_flops_per_s(config: TrialConfig, engine: Engine, slots: int) -> flo
     numbers = step_numbers(config, 0, config.step_tokens, 1).astype(np.float32)
     columns = torch.from_numpy(np.tile(numbers, (group, 1))).to(engine.device)
 
+    def step_of(start: int) -> Callable[..., tuple[Tensor, Tensor]]:
+        rows = state.rows(start, start + group)
+        return Captured(program, rows, tokens, share, columns) if engine.captures else partial(program.step, rows)
+
+    every = {start: step_of(start) for start in range(0, slots, group)}
+
     def steps(count: int, start: int) -> None:
         for _ in range(count):
-            loss, _ = program.step(state.rows(start, start + group), tokens, share, columns)
+            loss, _ = every[start](tokens, share, columns)
         loss.sum().item()  # waits for the device
 
-    lanes.work_off(range(0, slots, group), partial(steps, WARMUP_STEPS))
+    lanes.work_off(every, partial(steps, WARMUP_STEPS))
     started_s = time.monotonic()
-    lanes.work_off(range(0, slots, group), partial(steps, TIMED_STEPS))
+    lanes.work_off(every, partial(steps, TIMED_STEPS))
     step_s = (time.monotonic() - started_s) / TIMED_STEPS
     step_tokens = slots * config.batch_sequences * architecture.context_tokens
     return step_tokens * architecture.training_flops_per_token / step_s

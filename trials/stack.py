@@ -236,7 +236,7 @@ class Stack:
         """
         tokens, share, numbers = self._inputs(slots)
         state = self._state.rows(start, start + self._group)
-        if self._device.type == "cuda" and self._program.engine.compiled:
+        if self._program.engine.captures:
             self._captured = self._captured or Captured(self._program, state, tokens, share, numbers)
             return self._captured(tokens, share, numbers)
         return self._program.step(state, tokens, share, numbers)
