@@ -17,6 +17,7 @@ from trials.engine import Engine
 from trials.model import Precision
 from trials.parametrization import OptimizerKind, standard
 from trials.schedule import Decay
+from trials.stack import Stack
 from trials.tokens import TOKEN_DTYPE, TokenSet
 from trials.trial import Assignment, DecayConvention, Measurement, Outcome, TrialConfig
 
@@ -99,3 +100,14 @@ def measurement(assignment: Assignment, loss: float) -> Measurement:
     """One that no training produced."""
     fault = Measurement.fault(assignment, Outcome.MEASURED, "")
     return replace(fault, loss=loss, checkpoint=assignment.save_to)
+
+
+def finish(stack: Stack, *assignments: Assignment) -> dict[str, Measurement]:
+    """Admits the segments and trains until the stack is empty; measurements by trial."""
+    for assignment in assignments:
+        stack.admit(assignment)
+    measured: dict[str, Measurement] = {}
+    while stack.slots:
+        stack.step()
+        measured |= {assignment.trial_id: measurement for assignment, measurement in stack.measure()}
+    return measured

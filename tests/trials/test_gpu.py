@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.trials.conftest import ARCHITECTURE, CONFIG, ENGINE, VALIDATION_TOKENS, next_segment, segment
+from tests.trials.conftest import ARCHITECTURE, CONFIG, ENGINE, VALIDATION_TOKENS, finish, next_segment, segment
 from trials.architecture import Architecture, gpt, llama
 from trials.data import validation_batches
 from trials.device import Device
@@ -53,15 +53,10 @@ def stack_of(token_set: TokenSet, config: TrialConfig, engine: Engine, slots: in
     return Stack(shape, slots, Program(shape, engine), load_split(token_set, "train"), held_out)
 
 
-def finish(stack: Stack, *assignments: Assignment) -> list[Measurement]:
+def measured(stack: Stack, *assignments: Assignment) -> list[Measurement]:
     """Trains until the stack is empty; measurements in the order asked for."""
-    for assignment in assignments:
-        stack.admit(assignment)
-    measured: dict[str, Measurement] = {}
-    while stack.slots:
-        stack.step()
-        measured |= {assignment.trial_id: measurement for assignment, measurement in stack.measure()}
-    return [measured[assignment.trial_id] for assignment in assignments]
+    by_trial = finish(stack, *assignments)
+    return [by_trial[assignment.trial_id] for assignment in assignments]
 
 
 def assert_same(found: Measurement, expected: Measurement, rel: float) -> None:
@@ -78,9 +73,9 @@ def test_trial_is_that_of_the_cpu(token_set: TokenSet, tmp_path: Path, name: str
     """Among neighbours with other rates and seeds, of which one diverges."""
     config = config_of(SHAPES[name], optimizer)
     neighbours = [replace(config, seed=4, learning_rate=1e-3), replace(config, learning_rate=1e30, warmup_tokens=0)]
-    (expected,) = finish(stack_of(token_set, config, ENGINE), segment(tmp_path / "cpu", "a", STEPS, config))
+    (expected,) = measured(stack_of(token_set, config, ENGINE), segment(tmp_path / "cpu", "a", STEPS, config))
     assignments = [segment(tmp_path, str(k), STEPS, each) for k, each in enumerate([config, *neighbours])]
-    found, _, wild = finish(stack_of(token_set, config, EAGER), *assignments)
+    found, _, wild = measured(stack_of(token_set, config, EAGER), *assignments)
     assert_same(found, expected, ROUNDING)
     assert wild.outcome is Outcome.DIVERGED
     assert found.device == "cuda"
@@ -96,8 +91,8 @@ def test_captured_step_is_the_eager_step(
 
     def trained(engine: Engine) -> list[Measurement]:
         stack, folder = stack_of(token_set, config, engine, slots=2), tmp_path / f"{engine.compiled}{engine.precision}"
-        first = finish(stack, *(segment(folder, f"a{k}", STEPS, each) for k, each in enumerate([config, others[0]])))
-        return first + finish(stack, segment(folder, "b", STEPS, others[1]))
+        first = measured(stack, *(segment(folder, f"a{k}", STEPS, each) for k, each in enumerate([config, others[0]])))
+        return first + measured(stack, segment(folder, "b", STEPS, others[1]))
 
     eager, captured, coarse = trained(EAGER), trained(CAPTURED), trained(BFLOAT16)
     for found, expected in zip(captured, eager, strict=True):
@@ -122,10 +117,12 @@ def test_captured_step_does_not_wait_for_the_gpu(token_set: TokenSet, tmp_path: 
 
 def test_trial_goes_on_in_another_slot_of_another_stack(token_set: TokenSet, tmp_path: Path) -> None:
     first = segment(tmp_path, "a", STEPS)
-    finish(stack_of(token_set, CONFIG, EAGER), first)
+    measured(stack_of(token_set, CONFIG, EAGER), first)
     other = stack_of(token_set, CONFIG, EAGER)
-    _, found = finish(other, segment(tmp_path, "n", 2 * STEPS, replace(CONFIG, seed=7)), next_segment(first, 2 * STEPS))
-    (expected,) = finish(other, segment(tmp_path / "whole", "a", 2 * STEPS))
+    _, found = measured(
+        other, segment(tmp_path, "n", 2 * STEPS, replace(CONFIG, seed=7)), next_segment(first, 2 * STEPS)
+    )
+    (expected,) = measured(other, segment(tmp_path / "whole", "a", 2 * STEPS))
     assert_same(found, expected, ROUNDING)
 
 
@@ -151,6 +148,6 @@ def test_gpu_that_runs_out_of_memory_has_fewer_slots_and_loses_nothing(
     device = Device(token_set, asked, VALIDATION_TOKENS, engine, math.inf)
     trials = [segment(tmp_path, str(k), 6, replace(config, seed=k)) for k in range(asked)]
     with ThreadPoolExecutor(asked) as pool:
-        measured = list(pool.map(device.advance, trials))
-    assert [m.outcome for m in measured] == [Outcome.MEASURED] * asked, [m.message for m in measured]
+        answers = list(pool.map(device.advance, trials))
+    assert [m.outcome for m in answers] == [Outcome.MEASURED] * asked, [m.message for m in answers]
     assert device.slots < asked

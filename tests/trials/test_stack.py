@@ -14,7 +14,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.trials.conftest import ARCHITECTURE, CONFIG, ENGINE, STEP_TOKENS, VALIDATION_TOKENS, next_segment, segment
+from tests.trials.conftest import (
+    ARCHITECTURE,
+    CONFIG,
+    ENGINE,
+    STEP_TOKENS,
+    VALIDATION_TOKENS,
+    finish,
+    next_segment,
+    segment,
+)
 from tests.trials.reference import Reference
 from trials import checkpoint, model
 from trials.architecture import llama
@@ -73,17 +82,6 @@ def make(token_set: TokenSet, held_out: HeldOut) -> Make:
 @pytest.fixture
 def stack(make: Make) -> Stack:
     return make()
-
-
-def finish(stack: Stack, *assignments: Assignment) -> dict[str, Measurement]:
-    """Admits the segments and trains until the stack is empty; measurements by trial."""
-    for assignment in assignments:
-        stack.admit(assignment)
-    measured: dict[str, Measurement] = {}
-    while stack.slots:
-        stack.step()
-        measured |= {assignment.trial_id: measurement for assignment, measurement in stack.measure()}
-    return measured
 
 
 def alone(stack: Stack, assignment: Assignment) -> Measurement:
