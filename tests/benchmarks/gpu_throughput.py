@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +22,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks.training_speed import ROUNDS, call_s, matmul_peak, plain_loop, stack_turn
+from tests.benchmarks.training_speed import best_rounds, call_s, matmul_peak, plain_loop, stack_turn
 from tests.trials.conftest import CONFIG
 from trials import model
 from trials.architecture import Architecture, gpt
@@ -153,13 +152,8 @@ def timed(every: Sequence[Way]) -> Iterator[tuple[Way, float, float, tuple[int, 
         spawn.Process(target=serve, args=(way, there), daemon=True).start()
         pipes.append(here)
     first_s = [pipe.recv() for pipe in pipes]
-    best_s = [math.inf] * len(pipes)
-    for _ in range(ROUNDS):
-        for which, pipe in enumerate(pipes):
-            pipe.send(True)
-            best_s[which] = min(best_s[which], pipe.recv())
-    last = list[tuple[int, float]]()
-    for pipe in pipes:
+    best_s, last = best_rounds(pipes), list[tuple[int, float]]()
+    for pipe in pipes:  # one after the other, as the last thing sent is timed too
         pipe.send(False)
         last.append(pipe.recv())
     yield from zip(every, first_s, best_s, last, strict=True)

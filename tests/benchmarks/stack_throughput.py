@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import multiprocessing
 import os
 import time
@@ -24,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.benchmarks.harness import BATCH_SEQUENCES, CONTEXT_TOKENS, VOCABULARY, config_of, spec_of, text
-from tests.benchmarks.training_speed import ROUNDS, call_s, matmul_peak, plain_loop, stack_turn
+from tests.benchmarks.training_speed import ROUNDS, best_rounds, call_s, matmul_peak, plain_loop, stack_turn
 from trials.device import TURN_STEPS
 from trials.engine import Engine, choose_engine
 from trials.model import Precision
@@ -108,8 +107,7 @@ def serve(way: Way, seconds: float, pipe: Connection) -> None:
 def fastest(every: Sequence[Way], seconds: float) -> Iterator[tuple[Way, float, float]]:
     """Each way with the seconds of its first call and of its best round.
 
-    Rounds alternate, as the speed of a shared machine drifts, and each way has a process of its own, as idle threads
-    of one hold up the threads of another.
+    Each way has a process of its own, as idle threads of one hold up the threads of another.
     """
     spawn, pipes, first_s = multiprocessing.get_context("spawn"), [], []
     for way in every:
@@ -117,11 +115,7 @@ def fastest(every: Sequence[Way], seconds: float) -> Iterator[tuple[Way, float, 
         spawn.Process(target=serve, args=(way, seconds, there), daemon=True).start()
         first_s.append(here.recv())
         pipes.append(here)
-    best_s = [math.inf] * len(pipes)
-    for _ in range(ROUNDS):
-        for which, pipe in enumerate(pipes):
-            pipe.send(True)
-            best_s[which] = min(best_s[which], pipe.recv())
+    best_s = best_rounds(pipes)
     for pipe in pipes:
         pipe.send(False)
     yield from zip(every, first_s, best_s, strict=True)

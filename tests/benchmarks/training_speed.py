@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
 
 import numpy as np
 import torch
@@ -35,6 +37,16 @@ def call_s(call: Callable[[], object], seconds: float) -> float:
         call()
         times += 1
     return (time.perf_counter() - started_s) / times
+
+
+def best_rounds(pipes: Sequence[Connection]) -> list[float]:
+    """The best of each process's rounds, which alternate, as the speed of a shared machine drifts."""
+    best_s = [math.inf] * len(pipes)
+    for _ in range(ROUNDS):
+        for which, pipe in enumerate(pipes):
+            pipe.send(True)
+            best_s[which] = min(best_s[which], pipe.recv())
+    return best_s
 
 
 def matmul_peak(dtype: torch.dtype, seconds: float, device: str = "cpu") -> float:
