@@ -50,14 +50,18 @@ def choose_engine(precision: str, compiled: bool, slots: int, threads: int) -> E
     """
     on_gpu = torch.cuda.is_available()
     compiled = compiled and (on_gpu or can_compile())
-    capabilities = torch.cpu.get_capabilities()
-    fast_bfloat16 = on_gpu or bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     if precision == "auto":
-        precision = Precision.BFLOAT16 if compiled and fast_bfloat16 else Precision.FLOAT32
+        precision = Precision.BFLOAT16 if compiled and (on_gpu or has_fast_bfloat16()) else Precision.FLOAT32
     if on_gpu:
         return Engine("cuda", Precision(precision), compiled, batched=True, threads=threads)
     lanes = min(slots, threads)
     return Engine("cpu", Precision(precision), compiled, threads=threads // lanes, lanes=lanes)
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether this machine's CPUs multiply in bfloat16; others take a thousand times as long as in float32."""
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def free_bytes(engine: Engine) -> float:

@@ -25,7 +25,7 @@ from rich.table import Table
 from tests.benchmarks.harness import BATCH_SEQUENCES, CONTEXT_TOKENS, VOCABULARY, config_of, spec_of, text
 from tests.benchmarks.training_speed import ROUNDS, best_rounds, call_s, matmul_peak, plain_loop, stack_turn
 from trials.device import TURN_STEPS
-from trials.engine import Engine, choose_engine
+from trials.engine import Engine, choose_engine, has_fast_bfloat16
 from trials.model import Precision
 from trials.program import Program, shape_of
 from trials.tokens import load_split
@@ -41,7 +41,7 @@ class Way:
 
     width: int
     slots: int  # trials at once; 0 for a plain loop
-    precision: str
+    precision: Precision
     compiled: bool
 
     @property
@@ -83,10 +83,16 @@ class Row:
 
 def ways(width: int, slots: list[int]) -> Iterator[Way]:
     """Every way to train this width, the plain loop first."""
-    yield Way(width, 0, "float32", False)
-    yield Way(width, 0, "float32", True)
-    for precision, compiled in (("float32", False), ("float32", True), ("auto", True)):
+    yield Way(width, 0, Precision.FLOAT32, False)
+    yield Way(width, 0, Precision.FLOAT32, True)
+    stacks = [(Precision.FLOAT32, False), *((precision, True) for precision in precisions())]
+    for precision, compiled in stacks:
         yield from (Way(width, count, precision, compiled) for count in slots)
+
+
+def precisions() -> list[Precision]:
+    """Those that this machine computes fast; without bfloat16 a peak of it takes minutes and says nothing."""
+    return list(Precision) if has_fast_bfloat16() else [Precision.FLOAT32]
 
 
 def serve(way: Way, seconds: float, pipe: Connection) -> None:
@@ -123,7 +129,7 @@ def fastest(every: Sequence[Way], seconds: float) -> Iterator[tuple[Way, float, 
 
 def measure(widths: list[int], slots: list[int], seconds: float) -> tuple[dict[str, float], list[Row]]:
     """Matmul peaks in GFLOP/s, and a row for every width and way."""
-    peaks, rows = {str(p): matmul_peak(p.dtype, seconds) for p in Precision}, []
+    peaks, rows = {str(p): matmul_peak(p.dtype, seconds) for p in precisions()}, []
     for width in widths:
         plain = 0.0
         for way, first_call_s, best_s in fastest(list(ways(width, slots)), seconds):
