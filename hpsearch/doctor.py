@@ -20,7 +20,7 @@ from hpsearch.search import RECORDED_VERSIONS
 from hpsearch.spec import Spec, load_spec
 from hpsearch.ui import LOOPBACK, free_port
 from search_spaces.errors import UserError
-from trials.engine import choose_engine, keep_compiled
+from trials.engine import choose_engine, keep_compiled, shortfalls
 from trials.speed import training_flops_per_s
 from trials.tokens import prepare
 
@@ -97,7 +97,9 @@ def _time(spec: Spec) -> Iterator[Finding]:
     """One measured step a size, and what they add up to."""
     batch = smallest_batch(spec)
     seconds = START_S
-    engine = choose_engine(spec.device.precision, spec.device.compile, spec.slots, os.cpu_count() or 1)
+    wanted = spec.device.precision, spec.device.compile
+    engine = choose_engine(*wanted, spec.slots, os.cpu_count() or 1)
+    yield from (Finding("slow", True, remark) for remark in shortfalls(*wanted, engine))
     lowest = {name: spec.ends(name)[0] for name in spec.space}
     for proxy in [*range(len(spec.ladder)), *([PROOF] if spec.proof else [])]:
         shape = architecture(spec, proxy)

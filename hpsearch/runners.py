@@ -85,6 +85,7 @@ class StackActor:
 
     def __init__(self, setup: DeviceSetup) -> None:
         self._fault = ""  # why there is no device; an actor that raised here would tell nobody
+        self._shortfalls = list[str]()
         self._gate = StartGate()
         try:
             self._device = self._make_device(setup, token_set_here(setup))
@@ -94,12 +95,13 @@ class StackActor:
     def _make_device(self, setup: DeviceSetup, token_set: TokenSet) -> Device:
         # Imported here: the driver and the thin workers name this class without paying for torch.
         from trials.device import Device
-        from trials.engine import choose_engine, free_bytes, keep_compiled
+        from trials.engine import choose_engine, free_bytes, keep_compiled, shortfalls
 
         keep_compiled(setup.cache)
         context: Any = ray.get_runtime_context()  # whose methods are untyped
         threads = int(context.get_assigned_resources().get("CPU", 1))
         engine = choose_engine(setup.device.precision, setup.device.compile, setup.slots, threads)
+        self._shortfalls = list(shortfalls(setup.device.precision, setup.device.compile, engine))
         memory_bytes = setup.device.memory_bytes or free_bytes(engine)
         sizes = setup.slots, setup.validation_tokens
         return Device(token_set, *sizes, engine, memory_bytes, setup.patience_s)
@@ -108,6 +110,11 @@ class StackActor:
     def fault(self) -> str:
         """Why nothing can be trained here; empty where all is well."""
         return self._fault
+
+    @ray.method
+    def shortfalls(self) -> list[str]:
+        """See `trials.engine.shortfalls`."""
+        return self._shortfalls
 
     @ray.method
     def hello(self, worker: str) -> int:
@@ -261,6 +268,32 @@ class StackActors:
     def kill(self) -> None:
         for actor in self.actors:
             ray.kill(actor)
+
+
+class Shortfalls:
+    """What the devices say that slows them, each remark once. Asked without waiting: a device takes seconds to load."""
+
+    def __init__(self, actors: Sequence[Any]) -> None:
+        self._asked = [actor.shortfalls.remote() for actor in actors]
+        self._heard = set[str]()
+
+    @property
+    def all_heard(self) -> bool:
+        """Whether no device is left to be heard."""
+        return not self._asked
+
+    def new(self) -> list[str]:
+        """What nobody has said before."""
+        if self.all_heard:
+            return []
+        answered, self._asked = ray.wait(self._asked, num_returns=len(self._asked), timeout=0)
+        remarks = list[str]()
+        for answer in answered:
+            with suppress(*UNREACHABLE):
+                remarks += ray.get(answer)
+        found = [remark for remark in dict.fromkeys(remarks) if remark not in self._heard]
+        self._heard.update(found)
+        return found
 
 
 def start_stack_actors(

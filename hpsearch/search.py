@@ -27,7 +27,7 @@ from hpsearch.node_watch import watching_node
 from hpsearch.nodes import check_shared_storage, places, text_on_nodes
 from hpsearch.plan import check_budget
 from hpsearch.ray_session import connected_ray
-from hpsearch.runners import DeviceSetup, StartActors, start_stack_actors
+from hpsearch.runners import DeviceSetup, Shortfalls, StartActors, start_stack_actors
 from hpsearch.scheduler import Desk, LedgerSearcher, PromotionScheduler, tuner_options
 from hpsearch.search_log import logging_to
 from hpsearch.spec import Spec
@@ -241,7 +241,15 @@ def _tune(
     # free, and the one after that is ended.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(num_workers)
     actors = start_actors(runner, setup, devices, num_workers)
-    desk = Desk(conductor, actors.names, num_workers, actors.release, lambda: view.update(conductor.state))
+    slow = Shortfalls(actors.actors)
+
+    def show() -> None:
+        for remark in slow.new():
+            log.warning("%s", remark)
+            view.note(f"warning: {remark}")
+        view.update(conductor.state)
+
+    desk = Desk(conductor, actors.names, num_workers, actors.release, show)
     try:
         actors.check_ready()
         desk.begin_first()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,8 +58,22 @@ def choose_engine(precision: str, compiled: bool, slots: int, threads: int) -> E
     return Engine("cpu", Precision(precision), compiled, threads=threads // lanes, lanes=lanes)
 
 
+def shortfalls(precision: str, compiled: bool, engine: Engine) -> Iterator[str]:
+    """Why this machine is slower than it could be at what `choose_engine` was asked for, and the remedies."""
+    if compiled and not engine.compiled:
+        yield (
+            f"no C++ compiler ({' or '.join(_compilers())}): trials run eagerly, slower, with the same results; "
+            "install one, or say compile: false under device"
+        )
+    if precision == Precision.BFLOAT16 and engine.device == "cpu" and not has_fast_bfloat16():
+        yield (
+            "this CPU has no products in bfloat16, and takes dozens of times as long for them as in float32; "
+            "say precision: auto under device"
+        )
+
+
 def has_fast_bfloat16() -> bool:
-    """Whether this machine's CPUs multiply in bfloat16; others take a thousand times as long as in float32."""
+    """Whether this machine's CPUs multiply in bfloat16; others take dozens of times as long as in float32."""
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
@@ -79,10 +93,9 @@ def keep_compiled(cache: Path) -> None:
 
 
 def can_compile() -> bool:
-    """Whether this machine has the C++ compiler that compiled CPU code needs; without it, one warning."""
-    compilers = [os.environ["CXX"]] if "CXX" in os.environ else COMPILERS
-    if any(shutil.which(compiler) for compiler in compilers):
-        return True
-    tried = " or ".join(compilers)
-    warnings.warn(f"no C++ compiler ({tried}) here: trials run eagerly, slower, with the same results", stacklevel=2)
-    return False
+    """Whether this machine has the C++ compiler that compiled CPU code needs."""
+    return any(shutil.which(compiler) for compiler in _compilers())
+
+
+def _compilers() -> Sequence[str]:
+    return [os.environ["CXX"]] if "CXX" in os.environ else COMPILERS

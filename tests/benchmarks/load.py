@@ -57,6 +57,10 @@ class TrivialActor:
         self._gate = StartGate()
 
     @ray.method
+    def shortfalls(self) -> list[str]:
+        return []
+
+    @ray.method
     def hello(self, worker: str) -> int:
         """See `hpsearch.runners.StartGate`."""
         return self._gate.arrive(worker)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import ray
 from hpsearch.halted import SearchHalted
 from hpsearch.model_spec import DeviceSection
 from hpsearch.nodes import Place, check_shared_storage
-from hpsearch.runners import DeviceSetup, RemoteStackActor, StartGate, token_set_here
+from hpsearch.runners import DeviceSetup, RemoteStackActor, Shortfalls, StartGate, token_set_here
 from search_spaces.errors import UserError
 from trials.corpus import CorpusSource
 from trials.tokens import prepare
@@ -71,6 +72,23 @@ def test_an_actor_tells_why_it_cannot_train(ray_session: None, setup: DeviceSetu
         assert str(setup.source.path) in ray.get(actor.fault.remote())
     finally:
         ray.kill(actor)
+
+
+def test_what_slows_a_device_is_said_once(ray_session: None, setup: DeviceSetup) -> None:
+    """Two devices say the same; who asks does not wait for them."""
+    wanted = replace(setup, device=DeviceSection(compile=True, precision="float32"))
+    options = RemoteStackActor.options(num_cpus=0, runtime_env={"env_vars": {"CXX": "no-such-compiler"}})
+    actors: list[Any] = [options.remote(wanted) for _ in range(2)]
+    try:
+        shortfalls, heard = Shortfalls(actors), list[str]()
+        until_s = time.monotonic() + 120
+        while not shortfalls.all_heard and time.monotonic() < until_s:
+            heard += shortfalls.new()
+        assert len(heard) == 1 and "no C++ compiler" in heard[0]
+        assert shortfalls.new() == []
+    finally:
+        for actor in actors:
+            ray.kill(actor)
 
 
 def test_a_single_node_shares_its_storage_with_itself(ray_session: None, tmp_path: Path) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trials.engine import choose_engine
+from trials.engine import choose_engine, shortfalls
 from trials.model import Precision
 
 
@@ -22,19 +20,28 @@ def test_lanes_share_out_the_cpus(slots: int, threads: int) -> None:
 
 
 @pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16"])
-def test_without_a_compiler_there_is_one_warning_and_eager_code(
-    monkeypatch: pytest.MonkeyPatch, precision: str
-) -> None:
+def test_without_a_compiler_there_is_one_remark_and_eager_code(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": True})
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.warns(UserWarning, match="no C\\+\\+ compiler") as told:
-        engine = choose_engine(precision, True, 2, 2)
-    assert len(told) == 1 and not engine.compiled
+    engine = choose_engine(precision, True, 2, 2)
+    (remark,) = shortfalls(precision, True, engine)
+    assert "no C++ compiler (no-such-compiler)" in remark and not engine.compiled
     assert engine.precision is (Precision.BFLOAT16 if precision == "bfloat16" else Precision.FLOAT32)
 
 
 def test_nothing_is_said_where_nothing_is_to_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        choose_engine("float32", False, 2, 2)
+    assert not [*shortfalls("float32", False, choose_engine("float32", False, 2, 2))]
+
+
+@pytest.mark.parametrize(("precision", "remarks"), [("auto", 0), ("float32", 0), ("bfloat16", 1)])
+def test_a_cpu_without_bfloat16_gets_it_where_it_is_asked_for_and_a_remark(
+    monkeypatch: pytest.MonkeyPatch, precision: str, remarks: int
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx2": True})
+    engine = choose_engine(precision, False, 2, 2)
+    assert engine.precision is (Precision.BFLOAT16 if remarks else Precision.FLOAT32)
+    found = [*shortfalls(precision, False, engine)]
+    assert len(found) == remarks and all("precision: auto" in remark for remark in found)
