@@ -11,7 +11,7 @@ hpsearch also the fitted surface, recommendation and figure. Text is tokenized a
 before. hpsearch runs twice, first with nothing compiled, as on a machine that has never trained this shape, then with
 what that has left; the second counts, as a shape compiles once a machine, and both are told. It goes before the stock
 side, so files that are not in memory yet are read at its cost. The budgets are about 1 s and about 10 s of training a
-trial, alone on one thread; the first rung is at a third of it.
+trial, alone on one thread of this machine, which is timed first; the first rung is at a third of it.
 
 Set in favour of the stock side: as many trials at once as there are CPUs, one thread each (on two CPUs faster than
 one trial on both), and `TUNE_MAX_PENDING_TRIALS_PG` with as many again waiting, so that a freed CPU is taken at
@@ -62,7 +62,8 @@ from tests.benchmarks.stock_trial import StockSearch, reports
 from trials.tokens import TokenSet, prepare
 
 NUM_TRIALS, REDUCTION_FACTOR = 48, 3
-STEPS = {"1": 99, "10": 990}  # of the whole budget; a step took 9.5 ms of one thread where this was written
+SECONDS = {"1": 1.0, "10": 10.0}  # of a whole trial, alone on one thread of this machine
+PROBED_STEPS = 99  # that this machine is timed by
 STOCK_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "disabled",
@@ -165,6 +166,12 @@ def alone_s(search: StockSearch) -> float:
     return time.monotonic() - started_s
 
 
+def steps_of(seconds: float, token_set: TokenSet, home: Path) -> int:
+    """Of a whole trial, in thirds, so that it takes about so long alone on one thread."""
+    step_s = alone_s(stock_search(search_of(PROBED_STEPS), token_set, home)) / PROBED_STEPS
+    return REDUCTION_FACTOR * max(1, round(seconds / step_s / REDUCTION_FACTOR))
+
+
 def timed_s(arguments: tuple[str, ...], environment: Mapping[str, str]) -> float:
     """Wall time of a fresh Python process; what it says is shown only where it fails."""
     started_s = time.monotonic()
@@ -222,8 +229,10 @@ def run_stock(search: StockSearch) -> Side:
 
 def compare(budget: str, cache: Path, scratch: Path) -> Comparison:
     """Both sides at one budget, one after the other."""
-    spec = search_of(STEPS[budget])
-    token_set = prepare(corpus_source(spec), spec.text.vocabulary, cache, lambda text: click.echo(text, err=True))
+    probed = search_of(PROBED_STEPS)
+    token_set = prepare(corpus_source(probed), probed.text.vocabulary, cache, lambda text: click.echo(text, err=True))
+    steps = steps_of(SECONDS[budget], token_set, scratch)
+    spec = search_of(steps)
     homes = [scratch / f"{side}-{budget}" for side in ("compiling", "hpsearch", "stock")]
     for home in homes:
         home.mkdir()
@@ -231,7 +240,7 @@ def compare(budget: str, cache: Path, scratch: Path) -> Comparison:
     search = stock_search(spec, token_set, homes[2])
     alone = alone_s(search)
     compiling, later = (run_hpsearch(spec, cache, scratch / f"compiled-{budget}", home) for home in homes[:2])
-    return Comparison(budget, STEPS[budget], alone, compiling, later, run_stock(search))
+    return Comparison(budget, steps, alone, compiling, later, run_stock(search))
 
 
 def table(comparisons: list[Comparison]) -> Table:
@@ -252,13 +261,13 @@ def table(comparisons: list[Comparison]) -> Table:
 
 
 @click.command()
-@click.option("--budget", type=click.Choice([*STEPS, "both"]), default="both", help="Seconds of training a trial.")
+@click.option("--budget", type=click.Choice([*SECONDS, "both"]), default="both", help="Seconds of training a trial.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def main(budget: str, as_json: bool) -> None:
     """Compare hpsearch with the stock combination; needs some minutes and a machine with nothing else to do."""
     cache = Path(os.environ.get("HPSEARCH_CACHE", platformdirs.user_cache_path("hpsearch")))
     with tempfile.TemporaryDirectory() as scratch:
-        comparisons = [compare(name, cache, Path(scratch)) for name in STEPS if budget in (name, "both")]
+        comparisons = [compare(name, cache, Path(scratch)) for name in SECONDS if budget in (name, "both")]
     if as_json:
         budgets = [{**asdict(found), "ratios": found.ratios} for found in comparisons]
         print(json.dumps({"trials": NUM_TRIALS, "cpus": os.cpu_count(), "budgets": budgets}, indent=2))
