@@ -99,7 +99,7 @@ def _time(spec: Spec) -> Iterator[Finding]:
     seconds = START_S
     wanted = spec.device.precision, spec.device.compile
     engine = choose_engine(*wanted, spec.slots, os.cpu_count() or 1)
-    yield from (Finding("slow", True, remark) for remark in shortfalls(*wanted, engine))
+    yield from (Finding("speed", True, remark) for remark in shortfalls(*wanted, engine))
     lowest = {name: spec.ends(name)[0] for name in spec.space}
     for proxy in [*range(len(spec.ladder)), *([PROOF] if spec.proof else [])]:
         shape = architecture(spec, proxy)

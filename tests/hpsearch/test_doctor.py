@@ -30,6 +30,16 @@ def test_what_it_compiles_is_kept_where_searches_find_it(
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(cache / "compiled")
 
 
+def test_what_slows_a_search_is_said(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    file = tmp_path / "search.yaml"
+    file.write_text(TINY.read_text().replace("compile: false", "compile: true"))
+    findings = doctor.examine(file, tmp_path / "home", cache)
+    assert ["no-such-compiler" in finding.text for finding in findings if finding.name == "speed"] == [True]
+    assert all(finding.ok for finding in findings), "a slow machine is fit"
+
+
 def test_what_is_missing_is_said(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "MIN_FREE_BYTES", 2**60)
     disk = next(finding for finding in doctor.examine(TINY, tmp_path, cache) if finding.name == "disk")
