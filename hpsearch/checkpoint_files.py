@@ -54,7 +54,8 @@ def adopt_orphans(conductor: Conductor) -> None:
             if patiently(partial(size, file), patience_s) is None:
                 continue
             try:
-                conductor.adopt(patiently(partial(read_measurement, file), patience_s))
+                read = partial(read_measurement, file, trial.trial_id, rung_tokens)
+                conductor.adopt(patiently(read, patience_s))
                 break
             except CheckpointError as error:
                 log.warning("%s; an older file is looked for, else the segment is trained again", error)

@@ -98,7 +98,11 @@ def _time(spec: Spec) -> Iterator[Finding]:
     batch = smallest_batch(spec)
     seconds = START_S
     wanted = spec.device.precision, spec.device.compile
-    engine = choose_engine(*wanted, spec.slots, os.cpu_count() or 1)
+    try:
+        engine = choose_engine(*wanted, spec.slots, os.cpu_count() or 1, spec.device.kind)
+    except UserError as error:
+        yield Finding("speed", False, str(error))
+        return
     yield from (Finding("speed", True, remark) for remark in shortfalls(*wanted, engine))
     lowest = {name: spec.ends(name)[0] for name in spec.space}
     for proxy in [*range(len(spec.ladder)), *([PROOF] if spec.proof else [])]:

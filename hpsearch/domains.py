@@ -65,7 +65,7 @@ SEARCHABLE: dict[str, Searchable] = {
     "warmup_steps": Searchable(LOG, STEPS),  # of the full batch
     "batch_sequences": Searchable(LOG, BATCH),
     "weight_decay": Searchable(LOG, NOT_NEGATIVE, 0.1),
-    "timescale": Searchable(LOG, POSITIVE),  # of weight decay, as a fraction of the run
+    "timescale": Searchable(LOG, POSITIVE),  # of the hidden matrices' weight decay, as a fraction of the run
     "beta1": Searchable(COMPLEMENT, FRACTION, 0.9),
     "beta2": Searchable(COMPLEMENT, FRACTION, 0.95),
     "eps": Searchable(LOG, POSITIVE, 1e-8),

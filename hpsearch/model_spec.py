@@ -128,6 +128,7 @@ class BatchRamp(Checked):
 class DeviceSection(Checked):
     """How trials are computed."""
 
+    kind: Literal["auto", "cpu", "cuda"] = "auto"  # auto: GPUs where there are any
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of the matrix products
     compile: bool = True
     memory_bytes: Annotated[int, Field(ge=1, le=10**18)] | None = None  # where absent, what the machine has

@@ -29,11 +29,21 @@ class Place:
     gpus: int
 
 
-def places() -> tuple[Place, ...]:
-    """The devices of the cluster: its GPUs, each with a share of its node's CPUs; where there are none, all CPUs."""
+def places(kind: str = "auto") -> tuple[Place, ...]:
+    """The devices of the cluster: its GPUs, each with a share of its node's CPUs; where there are none, all CPUs.
+
+    Args:
+        kind: cpu or cuda for one kind alone.
+
+    Raises:
+        SearchHalted: there is none of this kind.
+    """
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # of Ray
-    every = [place for node in nodes for place in _places_of(node["NodeID"], node["Resources"])]
-    return tuple(place for place in every if place.gpus) or tuple(every)
+    every = [place for node in nodes for place in _places_of(node["NodeID"], node["Resources"], kind)]
+    found = tuple(place for place in every if place.gpus) or tuple(every)
+    if kind == "cuda" and not any(place.gpus for place in found):
+        raise SearchHalted("device.kind: must be a device that is there, got cuda where Ray finds no GPU; say auto")
+    return found
 
 
 def text_on_nodes(source: CorpusSource) -> CorpusSource:
@@ -81,8 +91,8 @@ def _write_probe(path: str) -> None:
     Path(path).write_text("", encoding="utf-8")
 
 
-def _places_of(node_id: str, resources: Mapping[str, float]) -> list[Place]:
+def _places_of(node_id: str, resources: Mapping[str, float], kind: str) -> list[Place]:
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-    if gpus:
+    if gpus and kind != "cpu":
         return [Place(node_id, max(1, cpus // gpus), 1)] * gpus
     return [Place(node_id, cpus, 0)] if cpus else []

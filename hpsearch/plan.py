@@ -10,7 +10,8 @@ from hpsearch.spec import Size, Spec
 from search_spaces.errors import UserError
 from trials.architecture import Architecture
 from trials.checkpoint import size_bytes
-from trials.trial import DecayConvention, TrialConfig
+from trials.roles import decay_rate
+from trials.trial import TrialConfig
 
 PROOF = -1  # the index of the proof among the proxies: it belongs to no rung population
 
@@ -82,7 +83,7 @@ def run_config(spec: Spec, shape: Architecture, run_tokens: int, values: Mapping
     chosen = {**DEFAULTS, **complete_values(spec, values)}
     batch_sequences = round(chosen["batch_sequences"])
     batch_tokens, ramp = batch_sequences * spec.context_tokens, spec.batch_ramp
-    return TrialConfig(
+    config = TrialConfig(
         architecture=replace(shape, qk_norm=bool(chosen["qk_norm"])),
         parametrization=spec.parametrization.parametrization(architecture(spec, 0)),
         optimizer=spec.optimizer,
@@ -98,7 +99,7 @@ def run_config(spec: Spec, shape: Architecture, run_tokens: int, values: Mapping
         decay=spec.schedule.decay,
         decay_share=chosen["decay_share"],
         decay_floor=chosen["decay_floor"],
-        weight_decay=_weight_decay(spec.weight_decay_convention, chosen, run_tokens, batch_tokens),
+        weight_decay=chosen.get("weight_decay", 0.0),
         weight_decay_convention=spec.weight_decay_convention,
         beta1=chosen["beta1"],
         beta2=chosen["beta2"],
@@ -112,32 +113,28 @@ def run_config(spec: Spec, shape: Architecture, run_tokens: int, values: Mapping
         logit_softcap=chosen["logit_softcap"],
         seed=seed,
     )
+    if "timescale" not in chosen:
+        return config
+    return replace(
+        config, weight_decay=weight_decay_of(chosen["timescale"], decay_rate(config), batch_tokens, run_tokens)
+    )
 
 
 def weight_decay_of(timescale: float, step_rate: float, batch_tokens: int, run_tokens: int) -> float:
-    """The weight decay with which weights are an average over a given share of the run.
+    """The weight decay with which the hidden matrices are an average over a given share of the run.
 
     AdamW's weights are an exponential moving average of its updates over tau = B / (r wd D) of a run of D tokens,
     r being what weight decay is multiplied by at each step: wd = B / (r tau D).
 
     Args:
         timescale: tau, as a fraction of the run.
-        step_rate: r, the learning rate where decay is coupled to it, 1 where it is independent.
+        step_rate: r, as `trials.roles.decay_rate`: their learning rate where decay is coupled to it, after all scales.
         batch_tokens: B, tokens of a step.
         run_tokens: D.
 
     Source: Bergsma et al. 2025 (Power Lines, arXiv 2505.13738), after Wang and Aitchison 2024 (arXiv 2405.13698).
     """
     return batch_tokens / run_tokens / timescale / step_rate
-
-
-def _weight_decay(
-    convention: DecayConvention, chosen: Mapping[str, float], run_tokens: int, batch_tokens: int
-) -> float:
-    if "timescale" not in chosen:
-        return chosen["weight_decay"]
-    step_rate = chosen["learning_rate"] if convention is DecayConvention.COUPLED else 1.0
-    return weight_decay_of(chosen["timescale"], step_rate, batch_tokens, run_tokens)
 
 
 def _warmup_tokens(chosen: Mapping[str, float], run_tokens: int, batch_tokens: int) -> int:

@@ -36,6 +36,7 @@ MOVE_AFTER_S = 60.0  # a device that cannot be reached, or has never answered, f
 HOME_AFTER_S = 300.0  # a worker that has left its device looks for it again so often: a node may have been replaced
 FAREWELL_S = 10.0  # a device that does not say within this where its time went has taken the answer with it
 SPARE_CALLS = 8  # calls that must not wait behind blocked `advance` calls: hello, release, device_seconds
+MAX_DEATHS = 5  # of devices, under one segment: more are no accident
 UNREACHABLE = (RayActorError, ActorUnschedulableError, GetTimeoutError, ValueError)  # ValueError: no actor of this name
 
 
@@ -95,12 +96,13 @@ class StackActor:
     def _make_device(self, setup: DeviceSetup, token_set: TokenSet) -> Device:
         # Imported here: the driver and the thin workers name this class without paying for torch.
         from trials.device import Device
-        from trials.engine import choose_engine, free_bytes, keep_compiled, shortfalls
+        from trials.engine import choose_engine, keep_compiled, shortfalls
+        from trials.free_memory import free_bytes
 
         keep_compiled(setup.cache)
         context: Any = ray.get_runtime_context()  # whose methods are untyped
         threads = int(context.get_assigned_resources().get("CPU", 1))
-        engine = choose_engine(setup.device.precision, setup.device.compile, setup.slots, threads)
+        engine = choose_engine(setup.device.precision, setup.device.compile, setup.slots, threads, setup.device.kind)
         self._shortfalls = list(shortfalls(setup.device.precision, setup.device.compile, engine))
         memory_bytes = setup.device.memory_bytes or free_bytes(engine)
         sizes = setup.slots, setup.validation_tokens
@@ -128,7 +130,13 @@ class StackActor:
 
     @ray.method
     def advance(self, assignment: dict[str, Any]) -> dict[str, Any]:
-        """See `trials.device.Device.advance`."""
+        """See `trials.device.Device.advance`.
+
+        Raises:
+            SearchHalted: there is no device here, which is no trial's fault.
+        """
+        if self._fault:
+            raise SearchHalted(one_line(self._fault) + "; then go on with resume")
         try:
             return self._device.advance(Assignment.from_dict(assignment)).to_dict()
         except RuntimeError:
@@ -143,8 +151,8 @@ class StackActor:
 
     @ray.method
     def device_seconds(self) -> dict[str, float]:
-        """Where the device's time went."""
-        return asdict(self._device.time)
+        """Where the device's time went; nothing where there is none."""
+        return {} if self._fault else asdict(self._device.time)
 
 
 RemoteStackActor = ray.remote(StackActor)
@@ -182,12 +190,14 @@ class StackClient:
         self._home = self._number = number
         self._moved_s = time.monotonic()
         self._lost_s = math.inf  # since when the actor cannot be reached
-        self._met = set[str]()  # actors that have answered
+        self._met = set[str]()  # actors that have answered, since they were last lost
+        self._deaths = 0  # of actors that had answered, under this segment
 
     def advance(self, assignment: Assignment) -> Measurement:
         if self._number != self._home and time.monotonic() - self._moved_s > HOME_AFTER_S:
             self._number, self._lost_s = self._home, -math.inf  # one failure, and it moves on again
         measurement = Measurement.from_dict(self._ask(assignment.to_dict()))
+        self._deaths = 0
         self._wait_for_workers()
         return measurement
 
@@ -199,7 +209,11 @@ class StackClient:
             self._gate = ""
 
     def _ask(self, assignment: dict[str, Any]) -> dict[str, Any]:
-        """Raises RayActorError while the actor restarts; one that does not come back is left for the next."""
+        """Raises RayActorError while the actor restarts; one that does not come back is left for the next.
+
+        Raises:
+            SearchHalted: it dies again and again.
+        """
         name, asked_s = self._names[self._number % len(self._names)], time.monotonic()
         try:
             actor = ray.get_actor(name) if name in self._met else _answering(name)
@@ -209,6 +223,7 @@ class StackClient:
             self._lost_s = math.inf
             raise
         except UNREACHABLE as error:
+            self._count_death(name)
             now_s = time.monotonic()
             self._lost_s = min(self._lost_s, asked_s if isinstance(error, GetTimeoutError) else now_s)
             if now_s - self._lost_s > MOVE_AFTER_S:
@@ -217,6 +232,16 @@ class StackClient:
             raise error if isinstance(error, RayActorError) else RayActorError() from error
         self._lost_s = math.inf
         return answer
+
+    def _count_death(self, name: str) -> None:
+        """A device that the kernel kills for its memory starts again with as much as before, for ever."""
+        self._deaths += name in self._met
+        self._met.discard(name)
+        if self._deaths >= MAX_DEATHS:
+            raise SearchHalted(
+                f"{name}: the device died {self._deaths} times under one trial's segment, perhaps for its memory (the "
+                "machine's log tells); lower slots or device.memory_bytes, then go on with resume"
+            )
 
 
 @dataclass(frozen=True)
@@ -238,6 +263,7 @@ class StackActors:
         for answer in asked:
             with suppress(GetTimeoutError, *UNREACHABLE):
                 times.append(ray.get(answer, timeout=0))
+        times = [time for time in times if time]
         if not times:
             return {}
         total = {key: sum(time[key] for time in times) for key in times[0]}

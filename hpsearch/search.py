@@ -223,7 +223,7 @@ def _tune(
 ) -> dict[str, float]:
     """One Ray Tune run over the devices of the cluster; returns where their time went."""
     spec = conductor.state.spec
-    devices = places()
+    devices = places(spec.device.kind)
     num_workers = len(devices) * (spec.slots + SPARE_WORKERS if spec.slots > 1 else 1)
     runner = f"{spec.name}-{conductor.state.incarnations[-1]}"
     check_shared_storage(conductor.folder.checkpoints, devices)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from math import isclose
 from typing import TYPE_CHECKING
 
 from hpsearch.domains import SEARCHABLE, WARMUPS, check_alternatives
 from search_spaces.parameter import Scale
-from trials.architecture import Kind
-from trials.parametrization import OptimizerKind
+from trials.architecture import Architecture, Kind
+from trials.parametrization import OptimizerKind, Rule
 
 if TYPE_CHECKING:
     from hpsearch.model_spec import Shape
     from hpsearch.spec import Spec
 
+SAME_RATIO = 0.15  # of inner widths: what rounding makes of one ratio in the smallest proxies
 ROUNDED_STEPS = 2  # a rung and its branch are whole steps: either may lie half a step off, and a ramp's end one
 
 
@@ -25,6 +27,7 @@ def check(spec: Spec) -> None:
     """
     _check_parameters(spec)
     _check_shapes(spec)
+    _check_inner_widths(spec)
     _check_ladder(spec)
     _check_warmup(spec)
     _check_batch_ramp(spec)
@@ -55,6 +58,25 @@ def _check_shapes(spec: Spec) -> None:
             spec.architecture(shape)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
+
+
+def _check_inner_widths(spec: Spec) -> None:
+    """muP and CompleteP count every matrix of a block by the model's width, so what lies inside has to grow with it."""
+    if spec.parametrization.rule is Rule.STANDARD:
+        return
+    shares = {where: attention_share(spec.architecture(shape)) for where, shape in _sizes(spec).items()}
+    first, *others = shares
+    for where in others:
+        if not isclose(shares[where], shares[first], rel_tol=SAME_RATIO):
+            raise ValueError(
+                f"{where}.heads: under {spec.parametrization.rule} heads x head size must be as large a part of the "
+                f"width as in {first} ({shares[first]:.3g}), got {shares[where]:.3g}; change heads, or model.head_size"
+            )
+
+
+def attention_share(shape: Architecture) -> float:
+    """Width of all queries over that of the model."""
+    return shape.heads * shape.head_size / shape.width
 
 
 def _check_ladder(spec: Spec) -> None:

@@ -13,11 +13,10 @@ from pydantic import ValidationError
 from hpsearch.checked import explain
 from hpsearch.presets import PRESETS
 from hpsearch.spec import Size, Spec, Target
+from hpsearch.spec_rules import SAME_RATIO, attention_share
 from hpsearch.strict_yaml import read_mapping
 from search_spaces.errors import UserError, one_line
 from trials.architecture import Architecture
-
-SAME_RATIO = 0.15  # of feed-forward widths: what rounding makes of one ratio in the smallest proxies
 
 
 @dataclass(frozen=True)
@@ -38,10 +37,14 @@ class ResolvedTarget:
         """Parts that the target has otherwise than the proxies, in words."""
         ours, theirs = self.architecture, proxy
         ratio, proxy_ratio = (shape.feed_forward_width / shape.width for shape in (ours, theirs))
+        share, proxy_share = attention_share(ours), attention_share(theirs)
         words = {
             "norms after the sum": ours.post_norm != theirs.post_norm,
             f"{_attention(ours)} (the proxies {_attention(theirs)})": _attention(ours) != _attention(theirs),
             f"{_queries(ours)} (the proxies {_queries(theirs)})": _queries(ours) != _queries(theirs),
+            f"queries {share:.3g} widths wide (the proxies {proxy_share:.3g})": not isclose(
+                share, proxy_share, rel_tol=SAME_RATIO
+            ),
             f"feed-forward {ratio:.3g} widths wide (the proxies {proxy_ratio:.3g})": not isclose(
                 ratio, proxy_ratio, rel_tol=SAME_RATIO
             ),

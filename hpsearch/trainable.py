@@ -13,6 +13,7 @@ import ray
 from ray import tune
 from ray.exceptions import RayActorError
 
+from hpsearch.halted import SearchHalted
 from trials.storage import StorageError
 from trials.trial import Assignment, Measurement, Outcome
 
@@ -33,6 +34,7 @@ class Runner(Protocol):
 
         Raises:
             StorageError: its checkpoints cannot be read or written, so nothing more can be measured.
+            SearchHalted: there is no device for it.
             RayActorError: the runner is restarting.
         """
         ...
@@ -59,7 +61,7 @@ class Trial(tune.Trainable):
         try:
             # As text: Ray Tune flattens nested results.
             return {"measurement": json.dumps(advance(self._runner, self._assignment).to_dict())}
-        except StorageError as fault:  # of the search, not of this trial
+        except (StorageError, SearchHalted) as fault:  # of the search, not of this trial
             return {"halt": str(fault)}
 
 
@@ -71,7 +73,7 @@ def advance(runner: Runner, assignment: Assignment) -> Measurement:
         except RayActorError:
             time.sleep(RETRY_S)  # the runner restarts by itself and finds the trial's checkpoint
         except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, StorageError):
+            if isinstance(error.cause, StorageError | SearchHalted):
                 raise error.cause from None
             cause = f"{type(error.cause).__name__}: {error.cause}"
             return Measurement.fault(assignment, Outcome.FAIL, cause)

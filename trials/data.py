@@ -1,4 +1,4 @@
-"""Batches as pure functions: which tokens a step trains on follows from its seed and number alone.
+"""Batches as pure functions: which tokens a step trains on follows from its seed and its place in the run alone.
 
 Shapes: B sequences a batch, T tokens of context, W windows. A window has T + 1 tokens: inputs and, one place
 on, their targets.
@@ -13,19 +13,23 @@ Tokens = npt.NDArray[np.uint16]
 Windows = npt.NDArray[np.int64]
 
 DATA_STREAM = 0x64617461  # second word of the key: other uses of the same seed draw from other streams
+BLOCK_WORDS = 4  # that Philox makes of one count
 
 
-def training_batch(tokens: Tokens, seed: int, step: int, batch_sequences: int, context_tokens: int) -> Windows:
-    """Windows at random places, drawn anew each step (with replacement).
+def training_batch(
+    tokens: Tokens, seed: int, first_sequence: int, batch_sequences: int, context_tokens: int
+) -> Windows:
+    """Windows at random places, drawn anew each time (with replacement).
 
-    The generator is counter based: its key is the seed, the step is a word of its counter above the one that
-    a draw increments, so every step has 2^64 draws of its own and any step can be drawn without the ones
-    before. The raw words are used, as NumPy keeps those, and only those, the same between versions.
+    The generator is counter based: its key is the seed, and the n-th word of the stream is the place of a run's n-th
+    sequence, however they are dealt out to steps. So trials of one seed see the same tokens at the same position, with
+    any batch or batch ramp, and any step can be drawn without the ones before. The raw words are used, as NumPy keeps
+    those, and only those, the same between versions.
 
     Args:
         tokens: shape (num_tokens,), more than `context_tokens` long.
-        seed: from 0 to 2^64 - 1; trials with one seed see the same tokens.
-        step: from 0 on.
+        seed: from 0 to 2^64 - 1.
+        first_sequence: how many sequences the run has seen before.
 
     Returns:
         Tokens of shape (B, T + 1).
@@ -35,8 +39,9 @@ def training_batch(tokens: Tokens, seed: int, step: int, batch_sequences: int, c
     num_starts = len(tokens) - context_tokens
     assert num_starts >= 1, f"{len(tokens)} tokens hold no window of {context_tokens} + 1"
     key = np.array([seed, DATA_STREAM], dtype=np.uint64)
-    counter = np.array([0, step, 0, 0], dtype=np.uint64)
-    words = np.random.Philox(key=key, counter=counter).random_raw(batch_sequences)
+    count, before = divmod(first_sequence, BLOCK_WORDS)
+    counter = np.array([count, 0, 0, 0], dtype=np.uint64)
+    words = np.random.Philox(key=key, counter=counter).random_raw(before + batch_sequences)[before:]
     return _windows(tokens, (words % np.uint64(num_starts)).astype(np.int64), context_tokens)
 
 

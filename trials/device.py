@@ -196,16 +196,22 @@ class Device:
         self._spend(admitting_s=(time.monotonic() - started_s) * self._engine.lanes)
 
     def _within_memory(self, assignment: Assignment, admit: Callable[[], None]) -> bool:
-        """Admits; where there is no memory for it, not now: once a slot is free, or never, if all of them are."""
-        try:
-            admit()
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
+        """Admits; where there is no memory for it, not now: once a slot is free; if all of them are, to half as many.
+
+        One for which a single slot is too much is told so, and the others have their slots back.
+        """
+        slots = self.slots
+        while (refusal := _refusal(admit)) is not None:
             if self._num_filled:
                 self.slots = self._num_filled
                 return False
-            self._fail(assignment, error)
+            self._drop_stacks()
+            if self.slots == 1:
+                self.slots = slots
+                self._fail(assignment, refusal)
+                break
+            self.slots //= 2
+            log.warning("out of memory (%s): %d slots from now on", refusal, self.slots)
         return True
 
     def _has_room(self, assignment: Assignment) -> bool:
@@ -264,18 +270,20 @@ class Device:
 
     def _admit(self, assignment: Assignment) -> None:
         """Puts the trial into its stack, unless its measurement is in its file already."""
-        saved = self._saved(assignment.save_to)
+        saved = self._saved(assignment)
         if saved is not None:
             self._answer(assignment, saved)
         else:
             self._stack(assignment).admit(assignment)
 
-    def _saved(self, location: str) -> Measurement | None:
-        """What a file says, where it is there and whole."""
+    def _saved(self, assignment: Assignment) -> Measurement | None:
+        """What the segment's file says, where it is there and whole."""
+        location = assignment.save_to
         if patiently(partial(size, location), self._patience_s) is None:
             return None
         try:
-            return patiently(partial(read_measurement, location), self._patience_s)
+            read = partial(read_measurement, location, assignment.trial_id, assignment.rung_tokens)
+            return patiently(read, self._patience_s)
         except CheckpointError as error:
             log.warning("%s; the segment is trained again", error)
             return None
@@ -369,6 +377,9 @@ class Device:
         self.slots = max(1, filled // 2)
         log.warning("out of memory (%s): %d slots from now on", error, self.slots)
         self._parked.extend(parked for stack in self._stacks.values() for parked in stack.park())
+        self._drop_stacks()
+
+    def _drop_stacks(self) -> None:
         self._stacks = {}
         if self._engine.device != "cpu":
             torch.cuda.empty_cache()
@@ -378,6 +389,17 @@ class Device:
         need = predicted_bytes({shape_of(assignment.config): 1}, self._engine, self._validation_tokens)
         message = f"out of memory ({error}) with this trial alone, which is predicted to need {need / 1e9:.2f} GB"
         self._answer(assignment, Measurement.fault(assignment, Outcome.FAIL, message))
+
+
+def _refusal(action: Callable[[], None]) -> Exception | None:
+    """What was refused for want of memory, if it was; without frames, which would hold on to what they have."""
+    try:
+        action()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return error.with_traceback(None)
+    return None
 
 
 def _power_of_two(number: int) -> int:

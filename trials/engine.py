@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+import sysconfig
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import torch
 
+from search_spaces.errors import UserError
 from trials.model import Precision
 
-MEMORY_SHARE = 0.8  # of what is free when the device is taken; the rest is for everybody else
-COMPILERS = ("g++", "clang++")
+COMPILERS = {"CXX": ("g++",), "CC": ("gcc", "clang")}  # that torch looks for, by the variable that names another one
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Engine:
         return self.compiled and self.device != "cpu"
 
 
-def choose_engine(precision: str, compiled: bool, slots: int, threads: int) -> Engine:
+def choose_engine(precision: str, compiled: bool, slots: int, threads: int, kind: str = "auto") -> Engine:
     """The GPU that this process has been given, else its CPUs, shared out among the slots.
 
     Args:
@@ -47,9 +47,15 @@ def choose_engine(precision: str, compiled: bool, slots: int, threads: int) -> E
         compiled: whether to compile, where that can be done.
         slots: trials trained at once.
         threads: CPUs that there are for them.
+        kind: cpu, cuda, or auto: a GPU where there is one.
+
+    Raises:
+        UserError: a GPU is wanted and there is none.
     """
-    on_gpu = torch.cuda.is_available()
-    compiled = compiled and (on_gpu or can_compile())
+    on_gpu = kind != "cpu" and torch.cuda.is_available()
+    if kind == "cuda" and not on_gpu:
+        raise UserError("device.kind: must be a device that is there, got cuda where torch finds no GPU; say auto")
+    compiled = compiled and not compile_obstacle(on_gpu)
     if precision == "auto":
         precision = Precision.BFLOAT16 if compiled and (on_gpu or has_fast_bfloat16()) else Precision.FLOAT32
     if on_gpu:
@@ -61,9 +67,10 @@ def choose_engine(precision: str, compiled: bool, slots: int, threads: int) -> E
 def shortfalls(precision: str, compiled: bool, engine: Engine) -> Iterator[str]:
     """Why this machine is slower than it could be at what `choose_engine` was asked for, and the remedies."""
     if compiled and not engine.compiled:
+        in_float32 = " and in float32" if precision == "auto" and has_fast_bfloat16() else ""
         yield (
-            f"no C++ compiler ({' or '.join(_compilers())}): trials run eagerly, slower, with the same results; "
-            "install one, or say compile: false under device"
+            f"no {compile_obstacle(engine.device != 'cpu')}: trials run eagerly{in_float32}, slower; install it, or "
+            "say compile: false under device"
         )
     if precision == Precision.BFLOAT16 and engine.device == "cpu" and not has_fast_bfloat16():
         yield (
@@ -78,12 +85,6 @@ def has_fast_bfloat16() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def free_bytes(engine: Engine) -> float:
-    """Memory that the stacks of a device may take, unless a search says so itself."""
-    free = psutil.virtual_memory().available if engine.device == "cpu" else torch.cuda.mem_get_info()[0]
-    return MEMORY_SHARE * free
-
-
 def keep_compiled(cache: Path) -> None:
     """Code that this process compiles is kept under a folder, where every later process finds it again.
 
@@ -92,10 +93,12 @@ def keep_compiled(cache: Path) -> None:
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "compiled"))
 
 
-def can_compile() -> bool:
-    """Whether this machine has the C++ compiler that compiled CPU code needs."""
-    return any(shutil.which(compiler) for compiler in _compilers())
-
-
-def _compilers() -> Sequence[str]:
-    return [os.environ["CXX"]] if "CXX" in os.environ else COMPILERS
+def compile_obstacle(on_gpu: bool) -> str:
+    """What this machine lacks for compiled steps, or nothing: a CPU's are C++, a GPU's are launched from C."""
+    language, variable = ("C", "CC") if on_gpu else ("C++", "CXX")
+    compilers: Sequence[str] = [os.environ[variable]] if variable in os.environ else COMPILERS[variable]
+    if not any(shutil.which(compiler) for compiler in compilers):
+        return f"{language} compiler ({' or '.join(compilers)})"
+    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        return "Python.h (Debian's package python3-dev)"
+    return ""

@@ -58,7 +58,7 @@ class Forward:
 class Knobs:
     """What each trial has of its own in its forward pass, each `(K, 1)`."""
 
-    embedding_multiplier: Tensor
+    embedding_multiplier: Tensor  # of tokens and positions together
     output_multiplier: Tensor
     logit_softcap: Tensor  # logits stay within +- this
     z_loss: Tensor  # weight of the squared log normaliser in the objective
@@ -118,10 +118,10 @@ def logits(weights: Tensor, tokens: Tensor, knobs: Knobs, forward: Forward, obse
     """`(K, B, T)` ids -> `(K, N, V)` logits, in the precision of the products."""
     shape, (K, B, T) = forward.architecture, tokens.shape
     w = _named(weights, forward.layout)
-    x = _embed(w["embedding"], tokens) * knobs.embedding_multiplier.view(K, 1, 1, 1)
+    x = _embed(w["embedding"], tokens)
     if shape.kind is Kind.GPT:
         x = x + w["positions"].unsqueeze(1)[:, :, :T]
-    x = x.reshape(K, B * T, shape.width)
+    x = (x * knobs.embedding_multiplier.view(K, 1, 1, 1)).reshape(K, B * T, shape.width)
     observe("embedding", x)
     run = _Pass(w, forward, observe, K, B, T)
     for block in range(shape.depth):

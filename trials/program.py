@@ -7,16 +7,18 @@ rows are one batched product.
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._dynamo.exc import BackendCompilerFailed
 
 from trials import model, rates
 from trials.architecture import Architecture
@@ -26,7 +28,10 @@ from trials.optimizer import update_of
 from trials.parametrization import Multipliers, OptimizerKind
 from trials.trial import TrialConfig
 
+log = logging.getLogger(__name__)
+
 MAX_SHAPES = 256
+Answer = TypeVar("Answer")
 COMPILING = threading.Lock()  # torch compiles what a lane calls for the first time; the others wait with theirs
 
 
@@ -87,7 +92,7 @@ class Program:
         self._update = update_of(shape.architecture, shape.optimizer, engine.device)
         self._losses = _compiled(self._flat_losses, engine) if engine.compiled else self._flat_losses
         self._apply = _compiled(self._flat_apply, engine) if engine.compiled else self._flat_apply
-        self._is_compiled = not engine.compiled
+        self._is_settled = not engine.compiled  # whether what there is to compile has been
 
     def step(self, state: State, tokens: Tensor, share: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """One optimizer step of the rows, in place.
@@ -101,10 +106,22 @@ class Program:
         Returns:
             Cross entropies before the step and gradient norms before the clip, each `(K,)`, on the device.
         """
-        with nullcontext() if self._is_compiled else COMPILING:
-            result = self._step(state, tokens, share, numbers)
-            self._is_compiled = True
-            return result
+        if self._is_settled:
+            return self._step(state, tokens, share, numbers)
+        result = self._compiling(partial(self._step, state, tokens, share, numbers))
+        self._is_settled = True
+        return result
+
+    def _compiling(self, call: Callable[[], Answer]) -> Answer:
+        """A call that may be the first of compiled code; where that fails, all is eager from then on."""
+        with COMPILING:
+            try:
+                return call()
+            except BackendCompilerFailed as error:
+                log.warning("trials run eagerly, slower: torch could not compile their step (%s)", error)
+                self.engine = replace(self.engine, compiled=False)
+                self._losses, self._apply, self._is_settled = self._flat_losses, self._flat_apply, True
+                return call()
 
     def _step(self, state: State, tokens: Tensor, share: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
         weights = state.weights.detach().requires_grad_()
@@ -119,6 +136,11 @@ class Program:
 
         In batches of a step of so many rows, so that it fits where a step does and, with one, is its compiled code.
         """
+        if self._is_settled:
+            return self._loss(weights, tokens, numbers, rows)
+        return self._compiling(partial(self._loss, weights, tokens, numbers, rows))
+
+    def _loss(self, weights: Tensor, tokens: Tensor, numbers: Tensor, rows: int) -> float:
         batches = torch.split(tokens, rows * self._batch_sequences)
         with torch.set_grad_enabled(self.engine.compiled):  # torch compiles other code where there are no gradients
             weights = weights.detach().requires_grad_(self.engine.compiled)
@@ -152,17 +174,24 @@ class Captured:
     def __init__(self, program: Program, state: State, tokens: Tensor, share: Tensor, numbers: Tensor) -> None:
         self._inputs = [tokens.clone(), share.clone(), numbers.clone()]
         before = {name: tensor.clone() for name, tensor in state.tensors().items()}
+        try:
+            self._graph, self._outputs = self._capture(program, state)
+        finally:  # also where memory was refused on the way: the trials go on from where they were
+            for name, tensor in state.tensors().items():
+                tensor.copy_(before[name])
+
+    def _capture(self, program: Program, state: State) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor]]:
+        """The graph and where its outputs are; moves the state by some steps."""
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # of torch
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(3):  # a graph is captured from warm kernels
                 program.step(state, *self._inputs)
         torch.cuda.current_stream().wait_stream(stream)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._outputs = program.step(state, *self._inputs)
-        for name, tensor in state.tensors().items():  # what the warming up has moved
-            tensor.copy_(before[name])
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            outputs = program.step(state, *self._inputs)
+        return graph, outputs
 
     def __call__(self, tokens: Tensor, share: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
         for place, given in zip(self._inputs, (tokens, share, numbers), strict=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trials.architecture import Role
 from trials.parametrization import OptimizerKind
@@ -29,6 +29,13 @@ class RoleNumbers:
 def role_numbers(config: TrialConfig) -> Mapping[Role, RoleNumbers]:
     """The numbers of every role, those that the configuration's model does not have too."""
     return {role: _numbers(config, role) for role in Role}
+
+
+def decay_rate(config: TrialConfig) -> float:
+    """What the search's weight decay is multiplied by at each step of the hidden matrices, at the peak rate."""
+    hidden = role_numbers(replace(config, weight_decay=1.0))[Role.HIDDEN]
+    coupled = config.weight_decay_convention is DecayConvention.COUPLED
+    return hidden.weight_decay * (hidden.learning_rate if coupled else 1.0)
 
 
 def _numbers(config: TrialConfig, role: Role) -> RoleNumbers:

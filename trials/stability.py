@@ -52,7 +52,7 @@ class LossTrace:
         """Why the trial has diverged, or nothing.
 
         Args:
-            warmed_up: whether its warmup is over.
+            warmed_up: whether its warmup was over when the window began.
         """
         if not self.recent:
             return ""

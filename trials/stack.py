@@ -20,7 +20,7 @@ from trials.checkpoint import CheckpointError, Trunk
 from trials.data import expected_unique_tokens, training_batch
 from trials.program import Captured, Program, Shape, State
 from trials.rates import NUMBERS, Numbers, idle_numbers, step_numbers
-from trials.stability import START_RATIO, LossTrace
+from trials.stability import START_RATIO, WINDOW_STEPS, LossTrace
 from trials.storage import PATIENCE_S, patiently
 from trials.trial import Assignment, Measurement, Outcome, TrialConfig
 from trials.validation import HeldOut
@@ -35,8 +35,10 @@ class Slot:
     steps: int
     trace: LossTrace
     start_tokens: int
+    start_spikes: int
     admitted_s: float
     note: str = ""  # what had to be worked around at admission
+    divergence: str = ""  # why the trial has diverged
     trunk: Trunk | None = None  # the rung's checkpoint, once the branch has left it
     raw_loss: float = math.nan
     update_ratio: float = math.nan
@@ -72,11 +74,33 @@ class Slot:
         """Whether the trial is at its rung."""
         return self.tokens >= self.assignment.rung_tokens
 
-    @property
-    def divergence(self) -> str:
-        """Why the trial has diverged, or nothing."""
-        why = self.trace.divergence(self.tokens >= self.config.warmup_tokens)
-        return f"{why}, at {self.tokens} tokens" if why else ""
+    def learn_of(self, tokens: int, loss: float, norm: float) -> None:
+        """What a step has come to, and whether the trial has diverged with it.
+
+        Judged step by step, in order, so that it does not matter when anybody looks.
+
+        Args:
+            tokens: of the trial, this step included.
+            loss: cross entropy before the step.
+            norm: of the gradient.
+        """
+        self.trace = self.trace.add(loss)
+        self.losses.append(loss)
+        self.norms.append(norm)
+        # A window that began in the warmup may have its hump in it.
+        warmed_up = tokens - WINDOW_STEPS * self.config.step_tokens >= self.config.warmup_tokens
+        if not self.divergence and (why := self.trace.divergence(warmed_up)):
+            self.divergence = f"{why}, at {tokens} tokens"
+
+
+@dataclass(frozen=True)
+class _Computed:
+    """A step of a group whose results are still on the device."""
+
+    slots: list[Slot]
+    tokens: list[int]  # of each trial, with it
+    losses: Tensor  # `(G,)` each; an idle row has some too
+    norms: Tensor
 
 
 @dataclass(frozen=True)
@@ -108,10 +132,12 @@ class Stack:
         self._patience_s = patience_s  # with a store that cannot be reached
         self._group = program.engine.group(slots)
         self._device = torch.device(program.engine.device)
+        # Where idle rows are computed they are zeros; elsewhere nobody reads them, and untouched they take no memory.
+        rows = torch.zeros if program.engine.batched else torch.empty
         size = shape.architecture.params_total
-        self._state = State(*(torch.zeros(slots, size, device=self._device) for _ in checkpoint.TENSORS))
+        self._state = State(*(rows(slots, size, device=self._device) for _ in checkpoint.TENSORS))
         self._captured: Captured | None = None
-        self._pending: list[list[tuple[list[Slot], Tensor, Tensor]]]  # of each group: losses, norms on the device
+        self._pending: list[list[_Computed]]  # of each group
         self._pending = [[] for _ in range(0, slots, self._group)]
 
     @property
@@ -130,7 +156,8 @@ class Stack:
             StorageError: a checkpoint cannot be read now, which is no reason to train it again.
         """
         trunk, note = _start(assignment, self._patience_s)
-        slot = Slot(assignment, trunk.tokens, trunk.steps, trunk.trace, trunk.tokens, time.monotonic(), note)
+        start = trunk.tokens, trunk.trace.spikes
+        slot = Slot(assignment, trunk.tokens, trunk.steps, trunk.trace, *start, time.monotonic(), note)
         self.unpark(Parked(slot, dict(trunk.tensors)))
 
     def unpark(self, parked: Parked) -> None:
@@ -176,7 +203,9 @@ class Stack:
         for row, slot in enumerate(slots, start):
             if slot.trunk is None and slot.tokens + slot.step_tokens > slot.branch_tokens:
                 self._leave_trunk(row, slot)
-        self._pending[start // self._group].append((slots, *self._compute(start, slots)))
+        losses, norms = self._compute(start, slots)
+        tokens = [slot.tokens + slot.step_tokens for slot in slots]
+        self._pending[start // self._group].append(_Computed(slots, tokens, losses, norms))
         for row, slot in enumerate(slots, start):
             self._advance(row, slot)
 
@@ -196,11 +225,10 @@ class Stack:
     def _settle(self, row: int) -> None:
         """Of one group; the only place that waits for the device."""
         pending = self._pending[row // self._group]
-        for slots, cross_entropy, norms in pending:
-            for slot, loss, norm in zip(slots, cross_entropy.tolist(), norms.tolist(), strict=False):
-                slot.trace = slot.trace.add(loss)
-                slot.losses.append(loss)
-                slot.norms.append(norm)
+        for step in pending:
+            found = zip(step.slots, step.tokens, step.losses.tolist(), step.norms.tolist(), strict=False)
+            for slot, tokens, loss, norm in found:
+                slot.learn_of(tokens, loss, norm)
         pending.clear()
 
     def measured(self, start: int) -> list[tuple[Assignment, Measurement]]:
@@ -249,7 +277,8 @@ class Stack:
         numbers = np.tile(idle_numbers(), (self._group, 1))
         for row, slot in enumerate(slots):
             sequences = slot.config.batch_sequences_at(slot.tokens)
-            tokens[row, :sequences] = training_batch(self._train_tokens, slot.config.seed, slot.steps, sequences, T)
+            first = slot.tokens // T
+            tokens[row, :sequences] = training_batch(self._train_tokens, slot.config.seed, first, sequences, T)
             share[row, :sequences] = 1 / sequences
             numbers[row] = slot.numbers
         return self._moved(tokens), self._moved(share), self._moved(numbers.astype(np.float32))
@@ -283,7 +312,7 @@ class Stack:
         far_loss = self._held_out.far_loss(self._program, weights, knobs, self._group)
         attention = self._held_out.max_attention_logit(self._program, weights, knobs)
         measurement = measure(Outcome.MEASURED, slot.note, loss, far_loss, attention)
-        save = partial(checkpoint.save_first, slot.assignment.save_to, slot.trunk, measurement)
+        save = partial(checkpoint.save_first, slot.assignment.save_to, slot.trunk, measurement, slot.config.digest)
         return patiently(save, self._patience_s)
 
     def _measurement(
@@ -311,7 +340,7 @@ class Stack:
             gradient_norm=float(np.mean(slot.norms)) if measured else 0.0,
             update_ratio=slot.update_ratio if measured else 0.0,
             max_attention_logit=attention,
-            spikes=slot.trace.spikes,
+            spikes=slot.trace.spikes - slot.start_spikes,
             unique_tokens=expected_unique_tokens(len(self._train_tokens), slot.tokens, context_tokens),
             flops=config.segment_flops(slot.start_tokens, leaves_trunk),
             anneal_flops=config.segment_flops(leaves_trunk, slot.tokens),
@@ -342,7 +371,8 @@ def _start(assignment: Assignment, patience_s: float) -> tuple[Trunk, str]:
     config, notes = assignment.config, list[str]()
     for file in assignment.resume_from:
         try:
-            trunk = patiently(partial(checkpoint.load, file, config.architecture.params_total), patience_s)
+            load = partial(checkpoint.load, file, config.architecture.params_total, config.digest)
+            trunk = patiently(load, patience_s)
             if trunk.tokens <= config.branch_tokens(assignment.rung_tokens):
                 return trunk, "; ".join(notes)
             notes.append(f"{file}: at {trunk.tokens} tokens, past the rung's branch point")

@@ -17,6 +17,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -44,6 +45,7 @@ PATIENCE_S = 300.0  # how long a store may be away without stopping a search
 FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 10.0  # the interval doubles up to here
 
+ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 AWAY = {  # of a mount whose server is gone
@@ -170,14 +172,25 @@ def size(location: str) -> int | None:
     Raises:
         StorageError: that cannot be told.
     """
-    with suppress(FileNotFoundError, NotADirectoryError), _told(location):
+    with suppress(FileNotFoundError), _told(location):
         path = _local(location)
         if path is not None:
-            return path.stat().st_size if path.is_file() else None
+            return _local_size(path)
         store, key = _remote(location)
-        found = store.info(key)
-        return int(found["size"]) if found["type"] == "file" else None
+        info = store.info(key)
+        return int(info["size"]) if info["type"] == "file" else None
     return None
+
+
+def _local_size(path: Path) -> int | None:
+    """As `size`; not by `Path.is_file`, for which from Python 3.14 on a file that cannot be looked at is none."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        if error.errno in ABSENT:
+            return None
+        raise
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
 def delete(locations: Iterable[str]) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass, fields
 from enum import StrEnum
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 from trials.architecture import Architecture, Kind
@@ -77,6 +80,11 @@ class TrialConfig:
     def segment_flops(self, from_tokens: int, rung_tokens: int) -> int:
         """Training FLOPs from a trunk checkpoint at `from_tokens` to the end of the rung's branch."""
         return (rung_tokens - from_tokens) * self.architecture.training_flops_per_token
+
+    @cached_property
+    def digest(self) -> str:
+        """Told apart from every other configuration."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
         nested = {"architecture": _named(self.architecture), "parametrization": _named(self.parametrization)}

@@ -41,7 +41,7 @@ from hpsearch.transfer.stability import StabilityEdge, stability_edges
 from hpsearch.trials_table import observations
 from search_spaces.errors import UserError
 from trials.parametrization import Rule
-from trials.trial import DecayConvention
+from trials.roles import decay_rate
 
 
 class Block(Part):
@@ -51,7 +51,7 @@ class Block(Part):
     critical_batch_tokens: float  # Kaplan et al. 2020 at the predicted loss: a trade of time against compute
     warmup_tokens: int
     weight_decay: float
-    timescale: float | None  # of weight decay, B / (lr wd D), a fraction of the run; None without decay
+    timescale: float | None  # of the hidden matrices' decay, B / (r wd D), a fraction of the run; None without decay
 
 
 class Evidence(Part):
@@ -162,17 +162,15 @@ def recommend(state: SearchState, target: ResolvedTarget, ask: Ask = Ask()) -> R
 def _block(state: SearchState, target: ResolvedTarget, values: Mapping[str, float], loss: float) -> Block:
     config = run_config(state.spec, target.architecture, round(target.tokens), values, state.spec.seed)
     batch_tokens = config.batch_sequences * state.spec.context_tokens
-    coupled = config.weight_decay_convention is DecayConvention.COUPLED
-    step_rate = config.learning_rate if coupled else 1.0
-    decays = config.weight_decay > 0
+    timescale = None
+    if config.weight_decay > 0:
+        timescale = weight_decay_of(config.weight_decay, decay_rate(config), batch_tokens, round(target.tokens))
     return Block(
         batch_tokens=batch_tokens,
         critical_batch_tokens=critical_batch(loss),
         warmup_tokens=config.warmup_tokens,
         weight_decay=config.weight_decay,
-        timescale=weight_decay_of(config.weight_decay, step_rate, batch_tokens, round(target.tokens))
-        if decays
-        else None,
+        timescale=timescale,
     )
 
 

@@ -15,7 +15,8 @@ from hpsearch.plan import run_config
 from hpsearch.spec import Spec, check_spec
 from trials.corpus import CorpusSource
 from trials.device import Device
-from trials.engine import Engine, choose_engine, free_bytes, keep_compiled
+from trials.engine import Engine, choose_engine, keep_compiled
+from trials.free_memory import free_bytes
 from trials.tokens import TokenSet, prepare
 from trials.trial import Assignment, Measurement, TrialConfig
 

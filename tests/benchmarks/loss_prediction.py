@@ -23,11 +23,10 @@ from rich.console import Console
 from rich.table import Table
 
 from hpsearch.transfer.loss_laws import fit_losses, is_larger
-from tests.benchmarks.published import DENSE_TABLE, Array, read_settings
+from tests.benchmarks.published import DENSE_TABLE, TABLES, Array, read_settings
 from tests.benchmarks.surface_calibration import interval, ratio
 from tests.benchmarks.tuning_measures import Estimate
 
-FOLDER = DENSE_TABLE.parent
 RUN_NOISE = 0.0015  # relative sd of a setting's loss: about one run's luck, or one step of a digitised colour scale
 MIN_SETTINGS, MIN_SPAN = 4, 3.0  # of a window; compute of its largest setting over its smallest
 MAX_WINDOWS = 50  # of a table: with few of them the mean hangs on where one happens to end
@@ -93,7 +92,7 @@ def read_tables() -> dict[str, pd.DataFrame]:
 
 def other_tables() -> list[Path]:
     """Those without hyperparameters."""
-    return [FOLDER / "isoflop_reference.csv", FOLDER / "loss_ladder.csv"]
+    return [TABLES / "isoflop_reference.csv", TABLES / "loss_ladder.csv"]
 
 
 def windows(compute: Array) -> list[int]:
@@ -178,7 +177,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if missing := [path.name for path in (DENSE_TABLE, *other_tables()) if not path.exists()]:
-        print(f"skipped: {', '.join(missing)} not in {FOLDER}", file=sys.stderr)
+        print(f"skipped: {', '.join(missing)} not in {TABLES}", file=sys.stderr)
         return
     tables = read_tables()
     found = {name: judge(table, everywhere=False) for name, table in tables.items()}

@@ -7,6 +7,7 @@ surrogate that is flat there would reward a fit that runs away.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from scipy.optimize import minimize
 
 Array = NDArray[np.float64]
 
-DENSE_TABLE = Path(__file__).parents[3] / "shared" / "data" / "dense_lr_batch.csv"
+# Tables that we may not redistribute: see docs/performance.md.
+TABLES = Path(os.environ.get("HPSEARCH_TABLES", Path(__file__).parents[3] / "shared" / "data"))
+DENSE_TABLE = TABLES / "dense_lr_batch.csv"
 NAMES = ("learning_rate", "batch_sequences")
 SMOOTHING = 1e-4  # of the spline, in units of a run's noise: the least error of ten-fold cross-validation
 BEND = 0.01  # excess e is smoothed as ln(1 + e / BEND), else the cliff would decide how smooth the valley is

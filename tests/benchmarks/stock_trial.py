@@ -85,6 +85,7 @@ class StockSearch:
 def reports(config: TrialConfig, search: StockSearch) -> Iterator[dict[str, float]]:
     """Trains one trial; yields its validation loss (nats a token) and its tokens at each rung."""
     context_tokens, last_rung = config.architecture.context_tokens, search.rungs[-1]
+    sequences = config.batch_sequences
     train_tokens, validation = load_split(search.token_set, "train"), load_split(search.token_set, "validation")
     held_out = torch.from_numpy(validation_batches(validation, search.validation_tokens, context_tokens))
     gpt = PlainGPT(config.architecture)
@@ -93,7 +94,7 @@ def reports(config: TrialConfig, search: StockSearch) -> Iterator[dict[str, floa
     )
     optimizer = adamw(gpt, config)
     for step in range(last_rung // config.step_tokens):
-        batch = training_batch(train_tokens, config.seed, step, config.batch_sequences, context_tokens)
+        batch = training_batch(train_tokens, config.seed, step * sequences, sequences, context_tokens)
         learn(gpt, optimizer, torch.from_numpy(batch), learning_rate(config, step, last_rung), config.gradient_clip)
         tokens = (step + 1) * config.step_tokens
         if tokens in search.rungs:

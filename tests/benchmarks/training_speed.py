@@ -70,12 +70,12 @@ def plain_loop(config: TrialConfig, tokens: np.ndarray, compiled: bool, device: 
         network.decayed(), weight_decay=config.weight_decay, lr=config.learning_rate, betas=(config.beta1, config.beta2)
     )
     forward: Callable[[torch.Tensor], torch.Tensor] = torch.compile(network) if compiled else network
-    steps = 0
+    seen = 0  # sequences
 
     def step() -> float:
-        nonlocal steps
-        batch = training_batch(tokens, config.seed, steps, config.batch_sequences, shape.context_tokens)
-        steps += 1
+        nonlocal seen
+        batch = training_batch(tokens, config.seed, seen, config.batch_sequences, shape.context_tokens)
+        seen += config.batch_sequences
         optimizer.zero_grad()
         with torch.autocast(device, torch.bfloat16, enabled=device != "cpu"):
             loss = forward(torch.from_numpy(batch).to(device))

@@ -27,7 +27,8 @@ from hpsearch.state import SearchState
 from hpsearch.transfer.proof import fit_search
 from hpsearch.trials_table import read_state
 from trials.device import Device
-from trials.engine import choose_engine, free_bytes
+from trials.engine import choose_engine
+from trials.free_memory import free_bytes
 from trials.tokens import prepare
 from trials.trial import Assignment
 

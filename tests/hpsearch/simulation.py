@@ -38,13 +38,14 @@ SPEC: dict[str, Any] = {
 # Every section that a search may have, with a value that is not its default.
 EVERYTHING: dict[str, Any] = {
     **SPEC,
+    "ladder": [{**proxy, "heads": proxy["width"] // 8} for proxy in SPEC["ladder"]],
     "model": {"kind": "llama", "head_size": 8, "heads_per_kv": 2, "feed_forward_ratio": 3.0},
     "parametrization": {"rule": "mup", "base_width": 8, "base_depth": 2, "base_head_size": 4},
     "optimizer": "muon",
     "weight_decay_convention": "independent",
     "schedule": {"decay": "cosine"},
     "batch_ramp": {"start_sequences": 1, "ramp_fraction": 0.05},
-    "device": {"precision": "bfloat16", "compile": False, "memory_bytes": 2**30},
+    "device": {"kind": "cpu", "precision": "bfloat16", "compile": False, "memory_bytes": 2**30},
     "space": {
         "learning_rate": {"low": 1e-3, "high": 6.4e-2},
         "timescale": {"low": 0.05, "high": 1.0},
@@ -68,7 +69,7 @@ EVERYTHING: dict[str, Any] = {
     },
 }
 SIZE = Size(width=48, depth=1, heads=2, tokens=2e5)  # between ladder and target
-PROOF_SHAPE: dict[str, Any] = {"width": 48, "depth": 1, "heads": 2, "tokens_per_parameter": 3.0, "trials": 5}
+PROOF_SHAPE: dict[str, Any] = {"width": 48, "depth": 1, "heads": 6, "tokens_per_parameter": 3.0, "trials": 5}
 
 
 @dataclass(frozen=True)

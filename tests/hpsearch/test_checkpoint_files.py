@@ -24,8 +24,8 @@ from trials.trial import Assignment, Measurement
 def train(assignment: Assignment) -> Measurement:
     """Measures without training, and leaves the file that training would have left."""
     measured = replace(World().measure(assignment), checkpoint=assignment.save_to)
-    row = np.zeros(1, np.float32)
-    checkpoint.save(assignment.save_to, Trunk(0, 0, LossTrace(), dict.fromkeys(checkpoint.TENSORS, row)), measured)
+    trunk = Trunk(0, 0, LossTrace(), dict.fromkeys(checkpoint.TENSORS, np.zeros(1, np.float32)))
+    checkpoint.save(assignment.save_to, trunk, measured, assignment.config.digest)
     return measured
 
 
@@ -69,7 +69,7 @@ def test_of_several_writers_the_newest_whole_file_counts(killed: Conductor, tmp_
 def test_a_store_that_refuses_is_not_one_without_orphans(
     killed: Conductor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def away(location: str) -> None:
+    def away(location: str, *_: object) -> None:
         raise Unreachable(location, "no answer", "bring it back")
 
     killed.ledger.close()

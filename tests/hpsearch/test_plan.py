@@ -24,8 +24,9 @@ from hpsearch.plan import (
 from hpsearch.spec import Spec
 from search_spaces.errors import UserError
 from tests.hpsearch.simulation import EVERYTHING, PROOF_SHAPE, SPEC, spec_of
-from trials.architecture import gpt, llama
+from trials.architecture import Role, gpt, llama
 from trials.parametrization import OptimizerKind, Parametrization, Rule
+from trials.roles import role_numbers
 from trials.schedule import Decay
 from trials.trial import DecayConvention, TrialConfig
 
@@ -139,7 +140,7 @@ def test_a_trial_is_told_everything_that_the_file_says() -> None:
     spec = spec_of(**EVERYTHING)
     values = {"learning_rate": 0.004, "timescale": 0.2, "qk_norm": 1.0, "z_loss": 0.0, "muon_momentum": 0.9}
     config, last_rung = trial_config(spec, 1, values, 7), rung_tokens(spec, 1, 4)[-1]
-    plain = llama(32, 1, 2, 32, 1024, kv_heads=1, feed_forward=96)
+    plain = llama(32, 1, 4, 32, 1024, kv_heads=2, feed_forward=96)
     assert config.architecture == replace(plain, head_size=8, qk_norm=True)
     assert config.parametrization == Parametrization(Rule.MUP, 8, 2, 4)
     resolved = ("timescale", "qk_norm", "batch_size", "warmup_steps")
@@ -208,6 +209,20 @@ def test_a_timescale_is_of_the_last_rung_and_the_peak_rate(convention: str, step
     config = trial_config(spec, 1, {"learning_rate": 0.004, "timescale": 0.5}, 0)
     last_rung = rung_tokens(spec, 1, 4)[-1]
     assert config.weight_decay == pytest.approx(weight_decay_of(0.5, step_rate, 128, last_rung))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("rule", ["standard", "mup", "completep"])
+def test_a_timescale_is_that_of_the_hidden_matrices_at_every_size(rule: str, optimizer: str) -> None:
+    """Whatever a rule, an optimizer or a ratio makes of their rate."""
+    space = {"learning_rate": {"low": 1e-3, "high": 1e-2}, "timescale": {"low": 0.05, "high": 1.0}}
+    fixed = {**SPEC["fixed"], "hidden_rate_ratio": 0.5}
+    spec = spec_of(space=space, fixed=fixed, parametrization=rule, optimizer=optimizer)
+    for proxy in range(2):
+        config = trial_config(spec, proxy, {"learning_rate": 0.004, "timescale": 0.5}, 0)
+        hidden = role_numbers(config)[Role.HIDDEN]
+        steps = rung_tokens(spec, proxy, 4)[-1] / config.step_tokens
+        assert 1 / (hidden.learning_rate * hidden.weight_decay) == pytest.approx(0.5 * steps)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import time
@@ -15,9 +16,20 @@ import ray
 
 from hpsearch.halted import SearchHalted
 from hpsearch.model_spec import DeviceSection
-from hpsearch.nodes import Place, check_shared_storage
-from hpsearch.runners import DeviceSetup, RemoteStackActor, Shortfalls, StartGate, token_set_here
+from hpsearch.nodes import Place, check_shared_storage, places
+from hpsearch.runners import (
+    MAX_DEATHS,
+    DeviceSetup,
+    RemoteStackActor,
+    Shortfalls,
+    StackActors,
+    StackClient,
+    StartGate,
+    token_set_here,
+)
+from hpsearch.trainable import advance
 from search_spaces.errors import UserError
+from tests.trials.conftest import segment
 from trials.corpus import CorpusSource
 from trials.tokens import prepare
 
@@ -70,6 +82,32 @@ def test_an_actor_tells_why_it_cannot_train(ray_session: None, setup: DeviceSetu
     actor: Any = RemoteStackActor.options(num_cpus=0).remote(setup)
     try:
         assert str(setup.source.path) in ray.get(actor.fault.remote())
+        with pytest.raises(SearchHalted, match=f"{setup.source.path}.*; then go on with resume"):
+            ray.get(actor.advance.remote({}))
+        here = [Place(ray.get_runtime_context().get_node_id(), 1, 0)]
+        assert StackActors(("a",), (actor,), tuple(here)).device_seconds() == {}
+    finally:
+        ray.kill(actor)
+
+
+@ray.remote
+class DyingActor:
+    """What the kernel makes of an actor that needs more memory than there is."""
+
+    def advance(self, assignment: dict[str, Any]) -> None:
+        os._exit(9)
+
+
+def test_a_device_that_dies_again_and_again_halts_the_search(
+    ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had been started anew, with as much to do as before, for ever."""
+    monkeypatch.setattr("hpsearch.trainable.RETRY_S", 0.1)
+    name = f"dying-{tmp_path.name}"
+    actor = DyingActor.options(name=name, num_cpus=0, max_restarts=-1).remote()  # type: ignore[attr-defined]  # of Ray
+    try:
+        with pytest.raises(SearchHalted, match=f"{name}: the device died {MAX_DEATHS} times .*lower slots"):
+            advance(StackClient([name], 0, "", 1), segment(tmp_path, "a", 1))
     finally:
         ray.kill(actor)
 
@@ -89,6 +127,25 @@ def test_what_slows_a_device_is_said_once(ray_session: None, setup: DeviceSetup)
     finally:
         for actor in actors:
             ray.kill(actor)
+
+
+@pytest.mark.parametrize(
+    ("kind", "places_found"),
+    [("auto", [Place("b", 4, 1), Place("b", 4, 1)]), ("cpu", [Place("a", 4, 0), Place("b", 8, 0)]), ("cuda", None)],
+)
+def test_places_are_of_the_kind_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, kind: str, places_found: list[Place] | None
+) -> None:
+    resources = [{"CPU": 4.0}, {"CPU": 8.0, "GPU": 2.0}]
+    nodes = [{"Alive": True, "NodeID": name, "Resources": has} for name, has in zip("ab", resources, strict=True)]
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
+    if places_found is not None:
+        assert [*places(kind)] == places_found
+        return
+    assert places(kind) == places("auto")
+    monkeypatch.setattr("ray.nodes", lambda: nodes[:1])
+    with pytest.raises(SearchHalted, match="device.kind: .*; say auto"):
+        places(kind)
 
 
 def test_a_single_node_shares_its_storage_with_itself(ray_session: None, tmp_path: Path) -> None:

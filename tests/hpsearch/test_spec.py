@@ -203,6 +203,11 @@ MISTAKES = {
         "parametrization: mu\nfixed: {",
         ["parametrization.rule", "'standard', 'mup' or 'completep'", "got 'mu'", "correct it"],
     ),
+    "attention that does not grow with the width": (
+        "fixed: {",
+        "parametrization: mup\nmodel: {head_size: 8}\nfixed: {",
+        ["ladder.1.heads", "under mup heads x head size", "ladder.0 (1), got 0.5", "change heads, or model.head_size"],
+    ),
     "base of nothing": (
         "fixed: {",
         "parametrization: {rule: mup, base_width: 0}\nfixed: {",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -25,6 +24,7 @@ from hpsearch.surface_fit import (
 from hpsearch.surface_model import bowl, form_of, row_loss, row_loss_jacobian, settle
 from search_spaces.errors import UserError
 from search_spaces.parameter import Parameter, Scale
+from tests.benchmarks.published import DENSE_TABLE
 
 Array = NDArray[np.float64]
 
@@ -37,7 +37,6 @@ LADDER = (LEARNING_RATE, WARMUP, WEIGHT_DECAY, BETA2)
 SIZES, COUNTS, RATIOS = (25e3, 100e3, 397e3), (16, 12, 9), (0.5, 2.0)
 TARGET = (890e3, 2 * 890e3)
 CLIFF_OCTAVES = 3.2
-DENSE_TABLE = Path(__file__).parents[3] / "shared" / "data" / "dense_lr_batch.csv"
 
 
 class Family:

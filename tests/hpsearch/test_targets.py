@@ -51,6 +51,7 @@ def test_a_shape_has_the_parts_of_the_search() -> None:
         ({"band_tokens": 8}, "gpt3-1.3b", ()),
         ({"kind": "llama"}, "llama-7b", ()),
         ({"kind": "llama", "heads_per_kv": 2}, "llama-7b", ("1 query heads a key (the proxies 2 query heads a key)",)),
+        ({"head_size": 8}, "gpt2-xl", ("queries 1 widths wide (the proxies 0.5)",)),
         ({"feed_forward_ratio": 2}, "gpt2-xl", ("feed-forward 4 widths wide (the proxies 2)",)),
     ],
 )

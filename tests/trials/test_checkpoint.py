@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import zlib
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
@@ -17,10 +18,12 @@ from hypothesis import strategies as st
 
 from tests.trials.conftest import measurement, segment
 from trials import checkpoint
-from trials.checkpoint import FORMAT, TENSORS, CheckpointError, Trunk
+from trials.checkpoint import FORMAT, TENSORS, CheckpointError, Trunk, sealed
 from trials.stability import LossTrace
+from trials.trial import Measurement
 
 SIZE = 7
+DIGEST = "of the configuration"
 MEASUREMENT = measurement(segment(Path("folder"), "a", 20), 2.5)
 TRACE = reduce(LossTrace.add, [4.1, 3.9, 4.0], LossTrace())
 TENSORS_OF_TRUNK = {name: np.arange(SIZE, dtype=np.float32) + place for place, name in enumerate(TENSORS)}
@@ -31,6 +34,8 @@ HEADER = {
     "steps": "16",
     "trace": json.dumps(TRACE.to_dict()),
     "measurement": json.dumps(MEASUREMENT.to_dict()),
+    "config": DIGEST,
+    "tensors": f"{zlib.crc32(b''.join(TENSORS_OF_TRUNK[name].tobytes() for name in sorted(TENSORS))):08x}",
 }
 ROWS = st.lists(st.floats(width=32), min_size=SIZE, max_size=SIZE).map(lambda row: np.array(row, dtype=np.float32))
 TRACES = st.lists(st.floats(), max_size=20).map(lambda losses: reduce(LossTrace.add, losses, LossTrace()))
@@ -40,7 +45,7 @@ TRACES = st.lists(st.floats(), max_size=20).map(lambda losses: reduce(LossTrace.
 def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The bytes of a checkpoint."""
     path = tmp_path_factory.mktemp("whole") / "a.safetensors"
-    checkpoint.save(str(path), TRUNK, MEASUREMENT)
+    checkpoint.save(str(path), TRUNK, MEASUREMENT, DIGEST)
     return path.read_bytes()
 
 
@@ -50,18 +55,26 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("scratch") / "b.safetensors"
 
 
+def read_measurement(path: Path | str) -> Measurement:
+    return checkpoint.read_measurement(str(path), MEASUREMENT.trial_id, MEASUREMENT.tokens)
+
+
+def load(path: Path | str) -> Trunk:
+    return checkpoint.load(str(path), SIZE, DIGEST)
+
+
 def refused(path: Path) -> None:
     """Asserts that neither reader takes the file, and that both name it."""
     with pytest.raises(CheckpointError, match=path.name):
-        checkpoint.read_measurement(str(path))
+        read_measurement(path)
     with pytest.raises(CheckpointError, match=path.name):
-        checkpoint.load(str(path), SIZE)
+        load(path)
 
 
 def test_whole_is_read(scratch: Path) -> None:
-    safetensors.numpy.save_file(TENSORS_OF_TRUNK, scratch, metadata=HEADER)
-    assert checkpoint.read_measurement(str(scratch)) == MEASUREMENT
-    assert checkpoint.load(str(scratch), SIZE).trace == TRACE
+    safetensors.numpy.save_file(TENSORS_OF_TRUNK, scratch, metadata=sealed(HEADER))
+    assert read_measurement(scratch) == MEASUREMENT
+    assert load(scratch).trace == TRACE
 
 
 @given(
@@ -82,12 +95,12 @@ def test_comes_back_as_it_was(
     trial_id: str,
 ) -> None:
     measured = replace(MEASUREMENT, loss=loss, trial_id=trial_id)
-    checkpoint.save(str(scratch), Trunk(tokens, steps, trace, dict(zip(TENSORS, rows, strict=True))), measured)
-    again = checkpoint.load(str(scratch), SIZE)
+    checkpoint.save(str(scratch), Trunk(tokens, steps, trace, dict(zip(TENSORS, rows, strict=True))), measured, DIGEST)
+    again = load(scratch)
     assert (again.tokens, again.steps) == (tokens, steps)
     assert repr(again.trace) == repr(trace), "NaN is not equal to itself"
     assert [again.tensors[name].tobytes() for name in TENSORS] == [row.tobytes() for row in rows]
-    assert checkpoint.read_measurement(str(scratch)) == measured
+    assert checkpoint.read_measurement(str(scratch), trial_id, measured.tokens) == measured
 
 
 def places(whole: bytes) -> dict[str, int]:
@@ -128,32 +141,55 @@ def test_longer_than_it_says_is_refused(whole: bytes, scratch: Path) -> None:
 
 @given(st.data())
 def test_a_damaged_byte_is_refused_or_harmless(whole: bytes, scratch: Path, data: st.DataObject) -> None:
-    """Never another exception, as that would end the thread that trains everybody's trials."""
+    """Never another exception, as that would end the thread that trains everybody's trials; never another state."""
     place = data.draw(st.integers(0, len(whole) - 1))
     scratch.write_bytes(whole[:place] + data.draw(st.binary(min_size=1, max_size=1)) + whole[place + 1 :])
-    for read in (checkpoint.read_measurement, lambda path: checkpoint.load(str(path), SIZE)):
-        try:
-            read(str(scratch))
-        except CheckpointError as error:
-            assert scratch.name in str(error)
+    try:
+        assert read_measurement(scratch) == MEASUREMENT
+        trunk = load(scratch)
+        assert (trunk.tokens, trunk.steps, trunk.trace) == (TRUNK.tokens, TRUNK.steps, TRACE)
+        assert {name: row.tobytes() for name, row in trunk.tensors.items()} == {
+            name: row.tobytes() for name, row in TENSORS_OF_TRUNK.items()
+        }
+    except CheckpointError as error:
+        assert scratch.name in str(error)
+
+
+def test_somebody_elses_is_refused(whole: bytes, scratch: Path) -> None:
+    """A model of as many parameters, as with other heads; another trial, another rung."""
+    scratch.write_bytes(whole)
+    with pytest.raises(CheckpointError, match=f"{scratch.name}: of another configuration"):
+        checkpoint.load(str(scratch), SIZE, "of another one")
+    for trial_id, tokens in (("b", MEASUREMENT.tokens), ("a", 1)):
+        with pytest.raises(
+            CheckpointError, match=f"{scratch.name}: of trial a at .* tokens, not of {trial_id} at {tokens}"
+        ):
+            checkpoint.read_measurement(str(scratch), trial_id, tokens)
+
+
+def test_somebody_elses_file_does_not_answer_for_a_segment(whole: bytes, scratch: Path) -> None:
+    scratch.write_bytes(whole)
+    other = replace(MEASUREMENT, trial_id="b")
+    assert checkpoint.save_first(str(scratch), TRUNK, other, DIGEST) == other
+    assert checkpoint.read_measurement(str(scratch), "b", other.tokens) == other
 
 
 def test_who_comes_second_takes_what_is_there(tmp_path: Path) -> None:
     """A device that was cut off, and whose segment another one has trained meanwhile."""
     path, late = tmp_path / "a.safetensors", replace(MEASUREMENT, loss=2.25)
-    assert checkpoint.save_first(str(path), TRUNK, MEASUREMENT) == MEASUREMENT
+    assert checkpoint.save_first(str(path), TRUNK, MEASUREMENT, DIGEST) == MEASUREMENT
     before = path.read_bytes()
-    assert checkpoint.save_first(str(path), replace(TRUNK, steps=17), late) == MEASUREMENT
+    assert checkpoint.save_first(str(path), replace(TRUNK, steps=17), late, DIGEST) == MEASUREMENT
     assert path.read_bytes() == before
     path.write_bytes(before[:-1])
-    assert checkpoint.save_first(str(path), TRUNK, late) == late
-    assert checkpoint.read_measurement(str(path)) == late
+    assert checkpoint.save_first(str(path), TRUNK, late, DIGEST) == late
+    assert read_measurement(path) == late
 
 
 def test_other_shape_is_refused(whole: bytes, scratch: Path) -> None:
     scratch.write_bytes(whole)
     with pytest.raises(CheckpointError, match=rf"{scratch.name}: holds .*\({SIZE},\).*8 parameters was expected"):
-        checkpoint.load(str(scratch), SIZE + 1)
+        checkpoint.load(str(scratch), SIZE + 1, DIGEST)
 
 
 @pytest.mark.parametrize("kind", ["float64", "missing", "surplus", "matrix"])
@@ -168,19 +204,19 @@ def test_other_tensors_are_refused(scratch: Path, kind: str) -> None:
             tensors["fourth"] = tensors["mean"]
         case "matrix":
             tensors["weights"] = tensors["weights"].reshape(1, SIZE)
-    safetensors.numpy.save_file(tensors, scratch, metadata=HEADER)
+    safetensors.numpy.save_file(tensors, scratch, metadata=sealed(HEADER))
     with pytest.raises(CheckpointError, match=f"{scratch.name}: .*parameters was expected"):
-        checkpoint.load(str(scratch), SIZE)
+        load(scratch)
 
 
 @pytest.mark.parametrize("found", [str(FORMAT - 1), str(FORMAT + 1), f"{FORMAT}.0", "pt", ""])
 def test_older_newer_and_foreign_formats_are_refused_by_name(scratch: Path, found: str) -> None:
-    safetensors.numpy.save_file(TENSORS_OF_TRUNK, scratch, metadata=HEADER | {"format": found})
+    safetensors.numpy.save_file(TENSORS_OF_TRUNK, scratch, metadata=sealed(HEADER | {"format": found}))
     refused(scratch)
     with pytest.raises(
         CheckpointError, match=f"{scratch.name}: checkpoint format {found}, this version reads {FORMAT}"
     ):
-        checkpoint.load(str(scratch), SIZE)
+        load(scratch)
 
 
 @pytest.mark.parametrize("header", [None, {}, {"made_by": "somebody"}])
@@ -199,12 +235,12 @@ def test_safetensors_that_are_not_ours_are_refused(scratch: Path, header: dict[s
     ],
 )
 def test_damaged_header_is_refused(scratch: Path, key: str, values: list[str]) -> None:
-    read = checkpoint.read_measurement if key == "measurement" else lambda path: checkpoint.load(str(path), SIZE)
+    read = read_measurement if key == "measurement" else load
     damaged = [HEADER | {key: value} for value in values]
     for header in (*damaged, {name: value for name, value in HEADER.items() if name != key}):
-        safetensors.numpy.save_file(TENSORS_OF_TRUNK, scratch, metadata=header)
+        safetensors.numpy.save_file(TENSORS_OF_TRUNK, scratch, metadata=sealed(header))
         with pytest.raises(CheckpointError, match=scratch.name):
-            read(str(scratch))
+            read(scratch)
 
 
 class Bomb:
@@ -244,14 +280,14 @@ def test_kill_before_the_rename_leaves_the_old_file_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     path = tmp_path / "a.safetensors"
-    checkpoint.save(str(path), TRUNK, MEASUREMENT)
+    checkpoint.save(str(path), TRUNK, MEASUREMENT, DIGEST)
     before = path.read_bytes()
     with monkeypatch.context() as patched, pytest.raises(Killed):
         patched.setattr(os, place, kill)
-        checkpoint.save(str(path), replace(TRUNK, tokens=2048), replace(MEASUREMENT, loss=2.0))
+        checkpoint.save(str(path), replace(TRUNK, tokens=2048), replace(MEASUREMENT, loss=2.0), DIGEST)
     assert path.read_bytes() == before
-    checkpoint.save(str(path), replace(TRUNK, tokens=2048), replace(MEASUREMENT, loss=2.0))
-    assert checkpoint.load(str(path), SIZE).tokens == 2048
+    checkpoint.save(str(path), replace(TRUNK, tokens=2048), replace(MEASUREMENT, loss=2.0), DIGEST)
+    assert load(path).tokens == 2048
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
@@ -259,6 +295,6 @@ def test_kill_before_the_first_rename_leaves_no_checkpoint(tmp_path: Path, monke
     path = tmp_path / "new" / "a.safetensors"
     monkeypatch.setattr(os, "replace", kill)
     with pytest.raises(Killed):
-        checkpoint.save(str(path), TRUNK, MEASUREMENT)
+        checkpoint.save(str(path), TRUNK, MEASUREMENT, DIGEST)
     assert not path.exists()
     assert not list(path.parent.glob("*.safetensors"))

@@ -15,24 +15,32 @@ COUNTING: Tokens = np.arange(50_000, dtype=np.uint16)  # a token is its own posi
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**40), st.integers(1, 9), st.integers(1, 99))
-def test_training_batch_is_made_of_windows_of_the_text(seed: int, step: int, batch: int, context: int) -> None:
-    windows = training_batch(COUNTING, seed, step, batch, context)
+def test_training_batch_is_made_of_windows_of_the_text(seed: int, first: int, batch: int, context: int) -> None:
+    windows = training_batch(COUNTING, seed, first, batch, context)
     assert windows.shape == (batch, context + 1)
     assert windows.dtype == np.int64
     assert np.array_equal(windows, windows[:, :1] + np.arange(context + 1))
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**40))
-def test_training_batch_is_a_pure_function_of_seed_and_step(seed: int, step: int) -> None:
-    first = training_batch(COUNTING, seed, step, 8, 16)
-    assert np.array_equal(training_batch(COUNTING, seed, step, 8, 16), first)
-    assert not np.array_equal(training_batch(COUNTING, seed, step + 1, 8, 16), first)
-    assert not np.array_equal(training_batch(COUNTING, seed ^ 1, step, 8, 16), first)
+def test_training_batch_is_a_pure_function_of_seed_and_place(seed: int, seen: int) -> None:
+    batch = training_batch(COUNTING, seed, seen, 8, 16)
+    assert np.array_equal(training_batch(COUNTING, seed, seen, 8, 16), batch)
+    assert not np.array_equal(training_batch(COUNTING, seed, seen + 8, 8, 16), batch)
+    assert not np.array_equal(training_batch(COUNTING, seed ^ 1, seen, 8, 16), batch)
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(0, 2**40), st.lists(st.integers(1, 9), min_size=1, max_size=9))
+def test_the_same_tokens_at_the_same_position_with_any_batch(seed: int, seen: int, batches: list[int]) -> None:
+    """However sequences are dealt out to steps: trials of one seed are paired though their batches differ."""
+    starts = seen + np.cumsum([0, *batches[:-1]])
+    dealt = [training_batch(COUNTING, seed, int(first), batch, 4) for first, batch in zip(starts, batches, strict=True)]
+    assert np.array_equal(np.concatenate(dealt), training_batch(COUNTING, seed, seen, sum(batches), 4))
 
 
 def test_streams_of_neighbouring_seeds_and_steps_share_no_draws() -> None:
     """Streams that overlap would repeat starts more often than independent draws do."""
-    starts = [training_batch(COUNTING, seed, step, 64, 1)[:, 0] for seed in range(5) for step in range(5)]
+    starts = [training_batch(COUNTING, seed, 64 * step, 64, 1)[:, 0] for seed in range(5) for step in range(5)]
     drawn = np.concatenate(starts)
     expected_unique = 49_999 * (1 - np.exp(-drawn.size / 49_999))
     assert np.unique(drawn).size == pytest.approx(expected_unique, rel=0.02)
@@ -40,16 +48,16 @@ def test_streams_of_neighbouring_seeds_and_steps_share_no_draws() -> None:
 
 def test_starts_are_uniform_and_reach_both_ends() -> None:
     tokens = COUNTING[:12]
-    starts = np.concatenate([training_batch(tokens, 3, step, 100, 9)[:, 0] for step in range(100)])
+    starts = np.concatenate([training_batch(tokens, 3, 100 * step, 100, 9)[:, 0] for step in range(100)])
     counts = np.bincount(starts)
     assert counts.size == 3
     assert counts == pytest.approx([10_000 / 3] * 3, rel=0.05)
 
 
 def test_draws_do_not_change_with_versions() -> None:
-    """A recorded trial names its data by seed and step, so these numbers are a promise."""
+    """A recorded trial names its data by its seed, so these numbers are a promise."""
     assert training_batch(COUNTING, 1, 0, 4, 1)[:, 0].tolist() == [43367, 3822, 44141, 31266]
-    assert training_batch(COUNTING, 1, 1, 4, 1)[:, 0].tolist() == [49364, 39548, 21825, 44043]
+    assert training_batch(COUNTING, 1, 4, 4, 1)[:, 0].tolist() == [17061, 29020, 1881, 49860]
 
 
 def test_training_batch_reads_a_memory_map(tmp_path: Path) -> None:
@@ -90,7 +98,7 @@ def test_expected_unique_tokens_are_those_of_a_simulation(epochs: float) -> None
     steps = round(epochs * corpus.size / (batch * context))
     unique = [
         np.unique(
-            np.concatenate([training_batch(corpus, seed, step, batch, context)[:, 1:] for step in range(steps)])
+            np.concatenate([training_batch(corpus, seed, step * batch, batch, context)[:, 1:] for step in range(steps)])
         ).size
         for seed in range(10)
     ]

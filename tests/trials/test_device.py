@@ -23,7 +23,7 @@ from trials import checkpoint
 from trials.checkpoint import Trunk
 from trials.device import RUN_STEPS, Device, DeviceTime
 from trials.memory import predicted_bytes
-from trials.program import Program, shape_of
+from trials.program import Program, Shape, shape_of
 from trials.stability import LossTrace
 from trials.stack import Stack
 from trials.storage import DiskFull, Unreachable
@@ -119,7 +119,7 @@ def test_file_that_is_there_answers_without_training(device: Device, admissions:
     """Nobody looks inside: not at the tensors, nor at whether its trunk could be gone on from."""
     assignment = replace(segment(tmp_path, "a", 20), resume_from=(str(tmp_path / "absent"),))
     saved = measurement(assignment, loss=1.25)
-    checkpoint.save(assignment.save_to, Trunk(0, 0, LossTrace(), {}), saved)
+    checkpoint.save(assignment.save_to, Trunk(0, 0, LossTrace(), {}), saved, assignment.config.digest)
     assert device.advance(assignment) == saved
     assert admissions == []
     assert device.time.training_s == 0.0
@@ -146,7 +146,7 @@ def test_broken_checkpoint_is_worked_around(device: Device, tmp_path: Path, brok
     measured = answer(ask(device, segments[broken]))
     assert measured.loss == answer(ask(device, whole)).loss
     assert ("broken.safetensors" in measured.message) is (broken == "resume_from")
-    assert checkpoint.read_measurement(measured.checkpoint) == measured
+    assert checkpoint.read_measurement(measured.checkpoint, "bad", measured.tokens) == measured
 
 
 def test_divergence_answers_its_own_caller(device: Device, tmp_path: Path) -> None:
@@ -435,6 +435,43 @@ def test_out_of_memory_with_one_trial_is_its_own_failure(
     assert measured.outcome is Outcome.FAIL
     assert "out of memory" in measured.message
     assert answer(ask(device, segment(tmp_path, "good", 20))).outcome is Outcome.MEASURED
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_a_stack_for_which_there_is_no_memory_is_made_with_fewer_slots(
+    token_set: TokenSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, batched: bool
+) -> None:
+    """As where another process has taken the memory that was free when the device was."""
+    device = Device(token_set, 8, VALIDATION_TOKENS, BATCHED if batched else ENGINE, math.inf)
+    refuse_stacks(monkeypatch, lambda shape, slots: slots > 2)
+    before(monkeypatch, "run", lambda _: wait_until_asked(device, 4))
+    trials_ = [segment(tmp_path, str(k), 20, replace(CONFIG, seed=k)) for k in range(4)]
+    measured = [answer(future) for future in [ask(device, trial) for trial in trials_]]
+    assert [m.outcome for m in measured] == [Outcome.MEASURED] * 4
+    assert device.slots <= 2
+
+
+def test_one_model_that_is_too_large_leaves_the_others_their_slots(
+    token_set: TokenSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    device = new_device(token_set, slots=4)
+    refuse_stacks(monkeypatch, lambda shape, slots: shape == shape_of(WIDE))
+    measured = answer(ask(device, segment(tmp_path, "wide", 20, WIDE)))
+    assert measured.outcome is Outcome.FAIL and "out of memory" in measured.message
+    assert answer(ask(device, segment(tmp_path, "good", 20))).outcome is Outcome.MEASURED
+    assert device.slots == 4
+
+
+def refuse_stacks(monkeypatch: pytest.MonkeyPatch, is_too_large: Callable[[Shape, int], bool]) -> None:
+    """No memory for the tensors of such a stack."""
+    make = Stack.__init__
+
+    def refuse(stack: Stack, shape: Shape, slots: int, *rest: Any) -> None:
+        if is_too_large(shape, slots):
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte")
+        make(stack, shape, slots, *rest)
+
+    monkeypatch.setattr(Stack, "__init__", refuse)
 
 
 @pytest.fixture

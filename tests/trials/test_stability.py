@@ -39,7 +39,7 @@ def test_a_loss_that_is_no_number_is_told_at_once(loss: float, before: list[floa
 
 @given(LOSSES, st.sampled_from([math.nan, math.inf]), st.lists(st.floats(0.01, 20.0), max_size=WINDOW_STEPS - 1))
 def test_a_loss_that_is_no_number_is_not_overlooked_later(before: list[float], loss: float, after: list[float]) -> None:
-    """Verdicts are passed some steps apart."""
+    """Nor by who looks some steps after it."""
     assert trace(*before, loss, *after).divergence(True).startswith("training loss ")
 
 

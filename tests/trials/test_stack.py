@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -24,6 +25,7 @@ from tests.trials.conftest import (
     next_segment,
     segment,
 )
+from tests.trials.other_process import ask
 from tests.trials.reference import Reference
 from trials import checkpoint, model
 from trials.architecture import llama
@@ -115,7 +117,7 @@ def test_loss_is_that_of_a_plain_training_loop(
     for step, factor in enumerate(factors):
         if step == 40:
             raw_loss = plain(held_out.validation).item()
-        batch = training_batch(load_split(token_set, "train"), CONFIG.seed, step, 4, 16)
+        batch = training_batch(load_split(token_set, "train"), CONFIG.seed, 4 * step, 4, 16)
         optimizer.zero_grad()
         loss = plain(torch.from_numpy(batch))
         loss.backward()
@@ -263,14 +265,29 @@ def test_trial_over_checkpoints_is_the_trial_in_one_go_bitwise(
         for name in ("loss", "raw_loss", "far_loss", "train_loss", "anneal_flops"):
             assert getattr(reached, name) == getattr(fresh, name), name
         assert tensors(reached) == tensors(fresh)
-    trunk = checkpoint.load(measured[-1].checkpoint, config.architecture.params_total)
+    trunk = checkpoint.load(measured[-1].checkpoint, config.architecture.params_total, config.digest)
     assert sum(m.flops for m in measured) == config.segment_flops(0, trunk.tokens), "a trunk's step is paid for once"
     assert 0 <= config.branch_tokens(STEPS * STEP_TOKENS) - trunk.tokens < STEP_TOKENS
 
 
+@pytest.mark.parametrize("optimizer", OptimizerKind)
+def test_a_trial_goes_on_in_another_slot_of_another_process_bitwise(
+    stack: Stack, make: Make, token_set: TokenSet, tmp_path: Path, optimizer: OptimizerKind
+) -> None:
+    config = replace(CONFIG, optimizer=optimizer)
+    first = segment(tmp_path, "a", 20, config)
+    second = next_segment(first, STEPS)
+    here = make(config)
+    alone(here, first)
+    expected = alone(here, replace(second, save_to=str(tmp_path / "here.safetensors")))
+    neighbours = [segment(tmp_path, str(k), STEPS, replace(config, seed=k, learning_rate=1e30**k)) for k in range(2)]
+    found = ask(token_set, [*neighbours, second])["a"]
+    assert [getattr(found, name) for name in LOSSES] == [getattr(expected, name) for name in LOSSES]
+    assert tensors(found) == tensors(expected)
+
+
 def tensors(measurement: Measurement) -> dict[str, bytes]:
-    trunk = checkpoint.load(measurement.checkpoint, ARCHITECTURE.params_total)
-    return {name: tensor.tobytes() for name, tensor in trunk.tensors.items()}
+    return {name: tensor.tobytes() for name, tensor in safetensors.numpy.load_file(measurement.checkpoint).items()}
 
 
 def test_branch_does_not_touch_the_trunk(stack: Stack, tmp_path: Path) -> None:
@@ -298,8 +315,8 @@ def test_measurement_says_what_was_done(stack: Stack, tmp_path: Path) -> None:
         assert (measurement.slots, measurement.threads) == (1, torch.get_num_threads())
         assert measurement.checkpoint == assignment.save_to
         assert measurement.seconds > 0
-        assert checkpoint.read_measurement(assignment.save_to) == measurement
-    trunk = checkpoint.load(second.save_to, ARCHITECTURE.params_total)
+        assert checkpoint.read_measurement(assignment.save_to, "a", assignment.rung_tokens) == measurement
+    trunk = checkpoint.load(second.save_to, ARCHITECTURE.params_total, second.config.digest)
     assert trunk.tokens == 48 * STEP_TOKENS
     assert trunk.steps == 48
     assert trunk.trace.start == pytest.approx(math.log(61), rel=0.02)
@@ -327,6 +344,45 @@ def test_divergence_is_an_outcome_and_neighbours_survive(
     assert all(getattr(diverged, name) == 0.0 for name in LOSSES)
     assert 0 < diverged.flops + diverged.anneal_flops <= wild_config.segment_flops(0, wild.rung_tokens)
     assert_close(measured["tame"], alone(stack, segment(tmp_path / "lone", "tame", STEPS)), rel=1e-5)
+
+
+@pytest.mark.parametrize("engine", [ENGINE, BATCHED])
+@pytest.mark.parametrize("learning_rate", [0.5, 1e3, 1e30])
+def test_where_a_trial_diverges_does_not_hang_on_who_looks_when(
+    make: Make, tmp_path: Path, engine: Engine, learning_rate: float
+) -> None:
+    """As a neighbour that reaches its rung has everybody looked at."""
+    messages = []
+    for steps in (1, 3, 8, 50):
+        stack = make(engine=engine)
+        stack.admit(segment(tmp_path / str(steps), "bad", 60, replace(CONFIG, learning_rate=learning_rate)))
+        found = list[tuple[Assignment, Measurement]]()
+        while not found:
+            stack.run(0, steps)
+            found = stack.measured(0)
+        messages.append((found[0][1].outcome, found[0][1].message))
+    assert set(messages) == {(Outcome.DIVERGED, messages[0][1])}
+
+
+def test_the_hump_of_a_warmup_is_not_held_against_a_trial_after_it(stack: Stack, tmp_path: Path) -> None:
+    """4.5 is allowed until the warmup ends; only a window that begins after it is held to less."""
+    stack.admit(segment(tmp_path, "a", 60, replace(CONFIG, warmup_tokens=20 * STEP_TOKENS)))
+    (slot,) = stack.slots
+    for step, loss in enumerate([4.0] + [4.5] * 19 + [3.9] * 15, start=1):
+        slot.learn_of(step * STEP_TOKENS, loss, 1.0)
+    assert slot.divergence == ""
+    for step in range(36, 36 + 16):
+        slot.learn_of(step * STEP_TOKENS, 4.5, 1.0)
+    assert slot.divergence.startswith("mean training loss"), "as high after the warmup it is one"
+
+
+def test_spikes_are_those_of_the_segment(stack: Stack, tmp_path: Path) -> None:
+    first = segment(tmp_path, "a", 20)
+    measured = alone(stack, first)
+    trunk = checkpoint.load(first.save_to, ARCHITECTURE.params_total, CONFIG.digest)
+    spiked = replace(trunk, trace=replace(trunk.trace, spikes=7))
+    checkpoint.save(first.save_to, spiked, measured, CONFIG.digest)
+    assert alone(stack, next_segment(first, 40)).spikes == 0
 
 
 def test_trial_beyond_repair_ends_long_before_its_rung(stack: Stack, tmp_path: Path) -> None:
@@ -361,7 +417,7 @@ def test_checkpoint_past_the_branch_point_or_of_another_shape_is_passed_over(sta
     past = alone(stack, replace(next_segment(first, 60), rung_tokens=15 * STEP_TOKENS))
     assert "past the rung's branch point" in past.message
     other = segment(tmp_path, "b", 20, replace(CONFIG, architecture=replace(ARCHITECTURE, vocabulary=60)))
-    checkpoint.save(other.save_to, other_trunk(), Measurement.fault(other, Outcome.FAIL, ""))
+    checkpoint.save(other.save_to, other_trunk(), Measurement.fault(other, Outcome.FAIL, ""), other.config.digest)
     shaped = alone(stack, replace(next_segment(first, 61), resume_from=(other.save_to,)))
     assert "parameters was expected" in shaped.message
     assert shaped.outcome is Outcome.MEASURED
@@ -406,9 +462,9 @@ def test_ramp_of_the_batch_is_trained_as_it_says(stack: Stack, token_set: TokenS
     rest = [p for name, p in plain.named_parameters() if p.dim() == 1 or "wpe" in name]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8)
-    for step in range(12):
+    for _ in range(12):
         sequences = config.batch_sequences_at(tokens)
-        batch = training_batch(load_split(token_set, "train"), config.seed, step, sequences, 16)
+        batch = training_batch(load_split(token_set, "train"), config.seed, tokens // 16, sequences, 16)
         optimizer.zero_grad()
         loss = plain(torch.from_numpy(batch))
         loss.backward()
