@@ -45,7 +45,7 @@ def preflight(jobs: Jobs, spec: Spec, folder: Path | None) -> Preflight:
     Raises:
         UserError: the cluster cannot run anything of ours.
     """
-    outside = [_token(jobs), _ray(jobs), _resources(jobs.nodes)]
+    outside = [_token(jobs), _ray(jobs), _resources(jobs.nodes, spec.device.kind)]
     if not all(finding.ok for finding in outside):
         return Preflight(outside)
     answer = jobs.ask(["on-cluster", "probe", encoded(spec)], folder, PROBE_S)
@@ -66,10 +66,12 @@ def _ray(jobs: Jobs) -> Finding:
     return Finding("ray", True, f"{here} at {jobs.cluster.address}")
 
 
-def _resources(nodes: tuple[Node, ...]) -> Finding:
+def _resources(nodes: tuple[Node, ...], kind: str) -> Finding:
     training = [node for node in nodes if node.cpus or node.gpus]
     if not training:
         return Finding("resources", False, "no live node has a CPU or GPU to train on; start worker nodes")
+    if kind == "cuda" and not any(node.gpus for node in training):
+        return Finding("resources", False, "device.kind is cuda and no live node has a GPU; start one, or say auto")
     short = [node for node in training if node.memory_bytes < MIN_MEMORY_BYTES]
     told = ", ".join(
         f"{node.name}: {node.cpus} CPU, {node.gpus} GPU, {node.memory_bytes / 2**30:.0f} GiB" for node in training

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -54,6 +55,14 @@ class Answering:
 def faults(jobs: Any, spec: Spec) -> list[str]:
     found = preflight(jobs, spec, None)
     return [f"{finding.name}: {finding.text}" for finding in found.findings if not finding.ok]
+
+
+def test_a_gpu_that_is_wanted_has_to_be_there(tiny_spec: Spec) -> None:
+    wanted = tiny_spec.model_copy(update={"device": tiny_spec.device.model_copy(update={"kind": "cuda"})})
+    assert faults(Answering(answer()), wanted) == [
+        "resources: device.kind is cuda and no live node has a GPU; start one, or say auto"
+    ]
+    assert faults(Answering(answer(), (HEAD, replace(WORKER, gpus=1))), wanted) == []
 
 
 def test_a_fit_cluster_has_no_faults(tiny_spec: Spec) -> None:
