@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._dynamo.exc import BackendCompilerFailed
 
 from trials import model, rates
 from trials.architecture import Architecture
@@ -114,6 +113,8 @@ class Program:
 
     def _compiling(self, call: Callable[[], Answer]) -> Answer:
         """A call that may be the first of compiled code; where that fails, all is eager from then on."""
+        from torch._dynamo.exc import BackendCompilerFailed  # here, as it loads the compiler
+
         with COMPILING:
             try:
                 return call()
