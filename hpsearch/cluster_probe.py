@@ -18,6 +18,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -96,7 +97,7 @@ def _ask_nodes(home: Home, probes: str, source: CorpusSource) -> list[NodeAnswer
     asked = [
         _node_answer.options(
             num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)
-        ).remote(home.mlflow, f"{probes}-{number}", source)
+        ).remote(home.mlflow, probes, number, source)
         for number, node_id in enumerate(node_ids)
     ]
     answers: list[NodeAnswer] = ray.get(asked)
@@ -104,33 +105,38 @@ def _ask_nodes(home: Home, probes: str, source: CorpusSource) -> list[NodeAnswer
 
 
 @ray.remote
-def _node_answer(mlflow_uri: str, probe_file: str, source: CorpusSource) -> NodeAnswer:
+def _node_answer(mlflow_uri: str, probes: str, number: int, source: CorpusSource) -> NodeAnswer:
     with ThreadPoolExecutor() as pool:  # so that the slowest of them is all the time it takes
-        mlflow = pool.submit(tried, lambda: _write_mlflow(mlflow_uri), None)
-        file = pool.submit(tried, lambda: _write_file(probe_file), None)
+        mlflow = pool.submit(tried, lambda: write_mlflow(mlflow_uri, number), None)
+        file = pool.submit(tried, lambda: _write_file(f"{probes}-{number}"), None)
         corpus_id, corpus_fault = tried(lambda: collect(source).id, "")
     return NodeAnswer(socket.gethostname(), versions(), mlflow.result()[1], file.result()[1], corpus_id, corpus_fault)
 
 
-def _write_mlflow(address: str) -> None:
+def write_mlflow(address: str, number: int) -> None:
     """Writes a tag as a search would, with the password of this node's environment.
 
-    By MLflow's REST interface: its client takes seconds to load, and minutes to give up.
+    By MLflow's REST interface: its client takes seconds to load, and minutes to give up. All nodes do it at once, so
+    each has a tag of its own, by its number.
+
+    Raises:
+        UserError: the server does not answer, or refuses.
     """
     if not address:
         raise UserError("HPSEARCH_MLFLOW is not set where Ray was started; set it to the server's address")
-    try:
-        experiment_id = _mlflow(address, f"get-by-name?experiment_name={EXPERIMENT}", None)["experiment"][
-            "experiment_id"
-        ]
-    except FileNotFoundError:
-        experiment_id = _mlflow(address, "create", {"name": EXPERIMENT})["experiment_id"]
-    tag = {"experiment_id": experiment_id, "key": "hpsearch.preflight", "value": secrets.token_hex(8)}
+    with suppress(FileExistsError):
+        _mlflow(address, "create", {"name": EXPERIMENT})
+    found = _mlflow(address, f"get-by-name?experiment_name={EXPERIMENT}", None)["experiment"]
+    tag = {
+        "experiment_id": found["experiment_id"],
+        "key": f"hpsearch.preflight.{number}",
+        "value": secrets.token_hex(8),
+    }
     _mlflow(address, "set-experiment-tag", tag)
 
 
 def _mlflow(address: str, call: str, body: dict[str, str] | None) -> Any:
-    """A call about experiments; raises FileNotFoundError where there is no such experiment."""
+    """A call about experiments; raises FileExistsError where there is one of the name."""
     request = urllib.request.Request(
         f"{address.rstrip('/')}/api/2.0/mlflow/experiments/{call}",
         data=None if body is None else json.dumps(body).encode(),
@@ -142,8 +148,8 @@ def _mlflow(address: str, call: str, body: dict[str, str] | None) -> Any:
     except urllib.error.HTTPError as error:
         with error:
             said = error.read(300).decode(errors="replace").strip()
-        if error.code == 404 and "RESOURCE_DOES_NOT_EXIST" in said:
-            raise FileNotFoundError(call) from error
+        if error.code == 400 and "RESOURCE_ALREADY_EXISTS" in said:
+            raise FileExistsError(call) from error
         raise UserError(f"{address}: answers {error.code} ({said}); {MLFLOW_REMEDIES.get(error.code, '')}") from error
     except (OSError, ValueError) as error:
         raise UserError(
