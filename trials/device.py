@@ -344,12 +344,9 @@ class Device:
         """
         turns = [_Turn(stack, start, TURN_STEPS) for stack in self._stacks.values() for start in stack.groups]
         try:
-            self._lanes.work_off(turns, partial(self._run_group, measured))
-        except (RuntimeError, MemoryError, StorageError) as error:
-            if not isinstance(error, StorageError) and not is_out_of_memory(error):
-                raise
-            return error.with_traceback(None)
-        return None
+            return _refusal(partial(self._lanes.work_off, turns, partial(self._run_group, measured)))
+        except StorageError as fault:
+            return fault.with_traceback(None)
 
     def _run_group(self, measured: list[tuple[Stack, Assignment, Measurement]], turn: _Turn) -> _Turn | None:
         """What a lane does: a few steps of one group. Returns what is left of its turn, unless a trial reports."""

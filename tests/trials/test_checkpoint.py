@@ -230,6 +230,8 @@ def test_safetensors_that_are_not_ours_are_refused(scratch: Path, header: dict[s
     [
         ("tokens", ["", "many", "1.5"]),
         ("steps", ["", "many", "1.5"]),
+        ("config", ["", "of another"]),
+        ("tensors", ["", "00000000"]),
         ("trace", ["", "{", "[]", "1", "null", "{}", '{"recent": 1}', '{"recent": [], "worst": 1.0}']),
         ("measurement", ["", "{", "[]", "1", "null", "{}", '{"loss": 1.0}', '{"outcome": "MEASURED"}']),
     ],
